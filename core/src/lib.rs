@@ -1,0 +1,10 @@
+//! Cairn's core: Raft, MVCC, watch, lease and membership with no IO, no clock and no threads.
+
+pub mod api;
+pub mod backend;
+pub mod command;
+pub mod error;
+pub mod mvcc;
+pub mod rng;
+pub mod time;
+pub mod types;

@@ -1,0 +1,1 @@
+//! cairnctl: Cairn's command-line client.

@@ -1,0 +1,3 @@
+//! Cairn's wire layer: gRPC services, HTTP, peer transport and conversions.
+
+pub mod handle;

@@ -1,0 +1,1 @@
+//! Properties: model against code, differential tests against a real etcd.

@@ -1,0 +1,1 @@
+//! Cairn's server process: configuration, driver, files, metrics.

@@ -1,0 +1,1 @@
+//! Cairn's deterministic simulator: cluster, network, disks, workloads, checkers.

@@ -1,0 +1,239 @@
+//! Membership: changes to it, the peers that follow from it, and this member's own attributes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
+
+use super::peer_message::ProposalKind;
+use super::request::{Pending, Wait};
+use super::{Node, Output};
+use crate::api::{Member, Request};
+use crate::cluster;
+use crate::command::{Command, MemberChange, Op};
+use crate::error::Error;
+use crate::time::Time;
+use crate::types::MemberId;
+
+/// The row of the cluster's version in `Table::Meta`.
+pub(super) const META_CLUSTER_VERSION: &[u8] = b"cluster_version";
+
+/// A connection counts as good for a membership change after this time (A-C-03).
+const SETTLED: Duration = Duration::from_secs(5);
+/// Attributes that are not in the replicated state are proposed again after this time.
+const PUBLISH_RETRY: Duration = Duration::from_millis(500);
+
+/// What is known of a peer's connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Peer {
+    urls: Vec<String>,
+    connected_since: Option<Time>,
+}
+
+/// Whether this member's name and client URLs have been published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Publish {
+    pub(super) done: bool,
+    pub(super) due: Time,
+}
+
+/// The crate's form of the membership change in an encoded command.
+pub(crate) fn conf_change(command: &[u8]) -> Option<ConfChangeV2> {
+    let Op::Member(change) = Command::decode(command).ok()?.op else { return None };
+    raft_change(&change)
+}
+
+pub(super) fn raft_change(change: &MemberChange) -> Option<ConfChangeV2> {
+    let (kind, node_id) = match change {
+        MemberChange::Add(member) if member.is_learner => (ConfChangeType::AddLearnerNode, member.id),
+        MemberChange::Add(member) => (ConfChangeType::AddNode, member.id),
+        MemberChange::Remove(id) => (ConfChangeType::RemoveNode, *id),
+        MemberChange::Promote(id) => (ConfChangeType::AddNode, *id),
+        // Addresses are no business of Raft's configuration.
+        MemberChange::Update(..) => return None,
+    };
+    let mut single = ConfChangeSingle::default();
+    single.set_change_type(kind);
+    single.node_id = node_id;
+    let mut out = ConfChangeV2::default();
+    out.set_changes(vec![single].into());
+    Some(out)
+}
+
+/// The crate's bytes of the same.
+pub(crate) fn conf_change_bytes(command: &[u8]) -> Bytes {
+    let change = conf_change(command).unwrap_or_default();
+    change.write_to_bytes().expect("a message always encodes into memory").into()
+}
+
+impl Node {
+    pub(super) fn change_membership(&mut self, id: u64, pending: Pending) {
+        if matches!(pending.request, Request::MemberPromote { .. }) && !self.is_leader() {
+            // Only the leader knows how far a learner has come.
+            return self.forward(id, pending);
+        }
+        let change = match self.checked_change(&pending.request) {
+            Ok(change) => change,
+            Err(error) => return self.reply(id, Err(error)),
+        };
+        let hand_over = matches!(&change, MemberChange::Remove(member) if *member == self.config.member_id);
+        let command = self.command(id, Op::Member(change));
+        self.requests.insert(id, pending);
+        if hand_over && self.is_leader() {
+            // A removed leader would keep leading: the next one shall remove this one.
+            self.resign();
+        }
+        let kind = match &command.op {
+            Op::Member(MemberChange::Update(..)) => ProposalKind::Normal,
+            _ => ProposalKind::Member,
+        };
+        self.propose(command.id, kind, command.encode().into());
+    }
+
+    fn checked_change(&self, request: &Request) -> Result<MemberChange, Error> {
+        let change = match request.clone() {
+            Request::MemberAdd { mut peer_urls, is_learner, unix_seconds } => {
+                cluster::check_urls(&peer_urls)?;
+                peer_urls.sort();
+                let id = cluster::member_id(&peer_urls, "", Some(unix_seconds));
+                MemberChange::Add(Member { id, peer_urls, is_learner, ..Member::default() })
+            }
+            Request::MemberRemove { id } => MemberChange::Remove(id),
+            Request::MemberUpdate { id, mut peer_urls } => {
+                cluster::check_urls(&peer_urls)?;
+                peer_urls.sort();
+                MemberChange::Update(id, peer_urls)
+            }
+            Request::MemberPromote { id } => MemberChange::Promote(id),
+            other => return Err(Error::Other(format!("{other:?} does not change the membership"))),
+        };
+        self.cluster.validate(&change, self.config.strict_reconfig, self.config.learners_max)?;
+        self.check_health(&change)?;
+        Ok(change)
+    }
+
+    /// The part of the strict checks that needs to know who is alive.
+    fn check_health(&self, change: &MemberChange) -> Result<(), Error> {
+        if let MemberChange::Promote(id) = change {
+            let leader_match = self.raw.raft.raft_log.last_index();
+            let learner = self.raw.raft.prs().get(*id).map_or(0, |progress| progress.matched);
+            if learner == 0 || learner * 10 < leader_match * 9 {
+                return Err(Error::LearnerNotReady);
+            }
+        }
+        let adds_voter = matches!(change, MemberChange::Add(member) if !member.is_learner);
+        if self.config.strict_reconfig && adds_voter {
+            let voters = self.cluster.voters();
+            let settled = |id: &&MemberId| {
+                **id == self.config.member_id
+                    || self.peers.get(*id).and_then(|peer| peer.connected_since).is_some_and(|since| {
+                        self.now.since(since) >= SETTLED
+                    })
+            };
+            if voters.iter().filter(settled).count() < voters.len() / 2 + 1 {
+                return Err(Error::Unhealthy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the driver which peers there are and where.
+    pub(super) fn update_peers(&mut self) {
+        let own = self.config.member_id;
+        let members = self.cluster.members();
+        let gone: Vec<MemberId> =
+            self.peers.keys().filter(|id| !members.iter().any(|m| m.id == **id)).copied().collect();
+        for id in gone {
+            self.peers.remove(&id);
+            self.emit(Output::RemovePeer { id });
+        }
+        for member in members.into_iter().filter(|member| member.id != own) {
+            let peer = self.peers.entry(member.id).or_default();
+            if peer.urls != member.peer_urls {
+                peer.urls.clone_from(&member.peer_urls);
+                self.emit(Output::SetPeer { id: member.id, urls: member.peer_urls });
+            }
+        }
+    }
+
+    pub(super) fn handle_peer_connected(&mut self, peer: MemberId) {
+        let now = self.now;
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.connected_since.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn handle_peer_unreachable(&mut self, peer: MemberId) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.connected_since = None;
+            self.raw.report_unreachable(peer);
+        }
+    }
+
+    pub(super) fn connected_to(&self, member: MemberId) -> bool {
+        member == self.config.member_id
+            || self.peers.get(&member).is_some_and(|peer| peer.connected_since.is_some())
+    }
+
+    /// Proposes this member's attributes until they are applied, and the cluster's version once.
+    pub(super) fn publish_attributes(&mut self) {
+        if self.leader == 0 || self.publish.due > self.now {
+            return;
+        }
+        let own = self.config.member_id;
+        if !self.publish.done && !self.removed {
+            self.publish.due = self.now + PUBLISH_RETRY;
+            self.propose_internal(Op::Publish {
+                member: own,
+                name: self.config.name.clone(),
+                client_urls: self.config.client_urls.clone(),
+            });
+        } else if self.is_leader() && self.cluster.version().is_none() {
+            self.publish.due = self.now + PUBLISH_RETRY;
+            self.propose_internal(Op::ClusterVersion(self.config.cluster_version.clone()));
+        } else {
+            self.publish.due = Time(u64::MAX);
+        }
+    }
+
+    /// Starts a transfer for a client; answered when the target leads.
+    pub(super) fn move_leader(&mut self, id: u64, target: MemberId, pending: Pending) {
+        if !self.is_leader() {
+            return self.reply(id, Err(Error::NotLeader));
+        }
+        if !self.cluster.voters().contains(&target) {
+            return self.reply(id, Err(Error::BadLeaderTransferee));
+        }
+        let deadline = pending.deadline.min(self.now + self.config.election_timeout());
+        self.requests.insert(id, Pending { deadline, ..pending });
+        self.raw.transfer_leader(target);
+        self.spread_election_timeout();
+        self.finish_transfers();
+    }
+
+    pub(super) fn finish_transfers(&mut self) {
+        let leader = self.leader;
+        for id in self.requests.waiting(|wait| *wait == Wait::Transfer(leader)) {
+            self.finish(id, Ok(crate::api::ResponseBody::MoveLeader));
+        }
+    }
+
+    /// Gives leadership to the voter that is furthest, if this member leads.
+    pub(super) fn resign(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        let own = self.config.member_id;
+        let best = self
+            .cluster
+            .voters()
+            .into_iter()
+            .filter(|id| *id != own && self.connected_to(*id))
+            .max_by_key(|id| self.raw.raft.prs().get(*id).map_or(0, |progress| progress.matched));
+        if let Some(target) = best {
+            self.raw.transfer_leader(target);
+            self.spread_election_timeout();
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The way of a command into the log: proposed here when this member leads, else routed to the
+//! leader under its term.
+//!
+//! A refusal is definite and the command is routed again. Silence is not: after a loss of leadership
+//! nobody knows, so the command is left to its deadline and never proposed twice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use raft::StateRole;
+
+use super::peer_message::{PeerMessage, ProposalKind};
+use super::{Node, member};
+use crate::command::{Command, CommandId, Op};
+use crate::error::Error;
+use crate::types::{MemberId, Term};
+
+/// Ids at or above this are the node's own and belong to no client.
+pub(super) const INTERNAL_ID: u64 = 1 << 63;
+/// Recent command ids that a leader remembers for each origin, to drop duplicated messages.
+const WINDOW: usize = 16_384;
+
+#[derive(Clone, Debug)]
+struct Proposal {
+    id: CommandId,
+    kind: ProposalKind,
+    data: Bytes,
+}
+
+/// Proposals on their way.
+#[derive(Debug, Default)]
+pub(super) struct Routing {
+    /// Those that wait for a leader.
+    waiting: VecDeque<Proposal>,
+    /// Those that were sent to the leader, in case it refuses.
+    sent: BTreeMap<u64, Proposal>,
+    /// On a leader: membership changes that wait for the one in progress.
+    member_queue: VecDeque<Proposal>,
+    /// On a leader: command ids accepted from each origin in this term.
+    accepted: BTreeMap<(MemberId, u64), BTreeSet<u64>>,
+    next_internal: u64,
+}
+
+impl Routing {
+    /// The request is over: its proposal, if it has not left yet, must not leave any more.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.sent.remove(&id);
+        self.waiting.retain(|proposal| proposal.id.seq != id);
+        self.member_queue.retain(|proposal| proposal.id.seq != id);
+    }
+
+    /// The command is applied: it will not have to be sent again.
+    pub(super) fn forget_applied(&mut self, id: u64) {
+        self.sent.remove(&id);
+    }
+
+    pub(super) fn next_internal(&mut self) -> u64 {
+        self.next_internal += 1;
+        INTERNAL_ID + self.next_internal
+    }
+
+    /// Remembers an id; false when it was seen before, or is too old to tell.
+    fn accept(&mut self, id: CommandId) -> bool {
+        let seen = self.accepted.entry((id.origin, id.boot)).or_default();
+        if seen.len() >= WINDOW && seen.first().is_some_and(|first| id.seq < *first) {
+            return false;
+        }
+        let new = seen.insert(id.seq);
+        if seen.len() > WINDOW {
+            seen.pop_first();
+        }
+        new
+    }
+}
+
+impl Node {
+    pub(super) fn command(&self, seq: u64, op: Op) -> Command {
+        Command { id: CommandId { origin: self.config.member_id, boot: self.config.boot, seq }, op }
+    }
+
+    /// Proposes something of the node's own. It may be lost: whoever calls this tries again later.
+    pub(super) fn propose_internal(&mut self, op: Op) {
+        let seq = self.routing.next_internal();
+        let command = self.command(seq, op);
+        let data = command.encode().into();
+        let proposal = Proposal { id: command.id, kind: ProposalKind::Normal, data };
+        if self.leader != 0 {
+            let _ = self.route(&proposal);
+        }
+    }
+
+    pub(super) fn propose(&mut self, id: CommandId, kind: ProposalKind, data: Bytes) {
+        let proposal = Proposal { id, kind, data };
+        if !self.route(&proposal) {
+            self.routing.waiting.push_back(proposal);
+        }
+    }
+
+    /// Hands a proposal to the log or to the leader; false when there is nobody to take it.
+    fn route(&mut self, proposal: &Proposal) -> bool {
+        if self.role == StateRole::Leader {
+            return self.propose_here(proposal).is_ok();
+        }
+        if self.leader == 0 || self.leader == self.config.member_id {
+            return false;
+        }
+        let Proposal { id, kind, data } = proposal.clone();
+        self.send(self.leader, &PeerMessage::Propose { term: self.term, id, kind, data });
+        if id.seq < INTERNAL_ID {
+            self.routing.sent.insert(id.seq, proposal.clone());
+            if let Some(pending) = self.requests.get_mut(id.seq) {
+                pending.leader = self.leader;
+            }
+        }
+        true
+    }
+
+    /// Appends to this leader's log. An error is definite: nothing was appended.
+    fn propose_here(&mut self, proposal: &Proposal) -> Result<(), ()> {
+        if self.removed {
+            return Err(());
+        }
+        let result = match proposal.kind {
+            ProposalKind::Normal => self.raw.propose(Vec::new(), proposal.data.to_vec()),
+            ProposalKind::Member => {
+                if self.raw.raft.has_pending_conf() {
+                    self.routing.member_queue.push_back(proposal.clone());
+                    return Ok(());
+                }
+                let Some(change) = member::conf_change(&proposal.data) else { return Err(()) };
+                self.raw.propose_conf_change(proposal.data.to_vec(), change)
+            }
+        };
+        self.spread_election_timeout();
+        result.map_err(|_| ())
+    }
+
+    /// Gives waiting proposals to a leader that has appeared, and the next membership change to the
+    /// log.
+    pub(super) fn route_waiting(&mut self) {
+        if self.leader == 0 {
+            return;
+        }
+        if self.is_leader() && !self.raw.raft.has_pending_conf() {
+            while let Some(proposal) = self.routing.member_queue.pop_front() {
+                if self.propose_here(&proposal).is_err() {
+                    self.routing.waiting.push_back(proposal);
+                }
+                if self.raw.raft.has_pending_conf() {
+                    break;
+                }
+            }
+        }
+        for _ in 0..self.routing.waiting.len() {
+            let Some(proposal) = self.routing.waiting.pop_front() else { break };
+            if !self.route(&proposal) {
+                self.routing.waiting.push_front(proposal);
+                break;
+            }
+        }
+    }
+
+    pub(super) fn handle_propose(
+        &mut self,
+        from: MemberId,
+        term: Term,
+        id: CommandId,
+        kind: ProposalKind,
+        data: Bytes,
+    ) {
+        if id.origin != from {
+            return;
+        }
+        if !self.is_leader() || term != self.term {
+            return self.send(from, &PeerMessage::ProposeRefused { id, error: None });
+        }
+        // A duplicated message must not become a second entry.
+        if !self.routing.accept(id) {
+            return;
+        }
+        if self.propose_here(&Proposal { id, kind, data }).is_err() {
+            self.send(from, &PeerMessage::ProposeRefused { id, error: None });
+        }
+    }
+
+    pub(super) fn handle_propose_refused(&mut self, id: CommandId, error: Option<Error>) {
+        if id.origin != self.config.member_id || id.boot != self.config.boot {
+            return;
+        }
+        let Some(proposal) = self.routing.sent.remove(&id.seq) else { return };
+        match error {
+            Some(error) => self.finish(id.seq, Err(error)),
+            None => self.routing.waiting.push_back(proposal),
+        }
+    }
+
+    /// A new leader, a new term, or none: what was under way to the old one is unknown now.
+    pub(super) fn leader_changed(&mut self, led_before: bool) {
+        self.routing.accepted.clear();
+        self.routing.sent.clear();
+        if led_before {
+            // These never reached a log, so they may go to the next leader; those that peers sent
+            // here are theirs to repeat.
+            let own = self.config.member_id;
+            let queue = std::mem::take(&mut self.routing.member_queue);
+            for proposal in queue {
+                if proposal.id.origin == own {
+                    self.routing.waiting.push_back(proposal);
+                } else {
+                    let refused = PeerMessage::ProposeRefused { id: proposal.id, error: None };
+                    self.send(proposal.id.origin, &refused);
+                }
+            }
+        }
+        self.restart_reads();
+        self.forward_again();
+        self.finish_transfers();
+        self.publish.due = self.now;
+    }
+}

@@ -1,0 +1,159 @@
+//! The `raft` crate's Ready: appends and messages go out, committed entries are applied.
+//!
+//! A leader's messages go out at once, in parallel with its own append (Raft thesis 10.2.1). Everyone
+//! else's messages acknowledge or ask on the strength of what is being appended, so they are held
+//! until that append is durable. An append names every Ready that it covers; a Ready without anything
+//! to persist rides on the append before it.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::Message;
+use raft::{Ready, StateRole};
+
+use super::peer_message::{PeerMessage, RaftMessage};
+use super::{Node, NodeEvent, Output};
+use crate::raft_log::from_raft;
+use crate::wal::{Append, HardState, LogEntry, LogStart};
+
+/// What waits for durability.
+#[derive(Debug, Default)]
+pub(super) struct Appends {
+    /// The last append that was emitted.
+    pub(super) emitted: u64,
+    /// The last append that is durable.
+    pub(super) durable: u64,
+    /// Ready numbers with the append that each waits for, in order.
+    waiting: VecDeque<(u64, u64)>,
+    /// Messages with the append that they wait for, in order.
+    held: VecDeque<(u64, Vec<Message>)>,
+}
+
+impl Node {
+    pub(super) fn can_process_ready(&self) -> bool {
+        !self.failed && self.snapshots.installing.is_none() && self.raw.has_ready()
+    }
+
+    pub(super) fn process_ready(&mut self) {
+        while self.can_process_ready() {
+            let mut ready = self.raw.ready();
+            self.send_messages(ready.take_messages());
+            for state in ready.take_read_states() {
+                self.handle_read_state(&state);
+            }
+            let committed = ready.take_committed_entries();
+            let held = ready.take_persisted_messages();
+            if !ready.snapshot().is_empty() {
+                self.install_snapshot(ready, held);
+                return;
+            }
+            let append = self.append_of(&mut ready);
+            let number = ready.number();
+            self.raw.advance_append_async(ready);
+            self.emit_append(number, append, held);
+            self.notice_role();
+            self.apply_entries(committed);
+            if self.failed {
+                return;
+            }
+        }
+    }
+
+    /// Moves the new entries into the log and says what must be persisted for this Ready. A commit
+    /// index alone is not worth a sync: it rides on the next append, and a restart takes the larger of
+    /// it and the applied index.
+    fn append_of(&mut self, ready: &mut Ready) -> Append {
+        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_raft).collect();
+        self.raw.mut_store().append(&entries);
+        let must_sync = ready.must_sync();
+        let hard_state = must_sync.then(|| self.hard_state());
+        Append { log_start: None, entries, hard_state }
+    }
+
+    pub(super) fn hard_state(&self) -> HardState {
+        let hard_state = self.raw.raft.hard_state();
+        HardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit }
+    }
+
+    pub(super) fn emit_append(&mut self, number: u64, append: Append, held: Vec<Message>) {
+        if append != Append::default() {
+            self.append.emitted += 1;
+            self.emit(Output::Append { seq: self.append.emitted, append });
+        }
+        self.append.waiting.push_back((number, self.append.emitted));
+        if !held.is_empty() {
+            self.append.held.push_back((self.append.emitted, held));
+        }
+        self.settle_appends();
+    }
+
+    pub(super) fn handle_appended(&mut self, seq: u64) {
+        assert!(seq <= self.append.emitted, "append {seq} was never emitted");
+        self.append.durable = self.append.durable.max(seq);
+        self.settle_appends();
+    }
+
+    /// Acknowledges to the crate, and to peers, whatever the durable appends cover.
+    fn settle_appends(&mut self) {
+        let durable = self.append.durable;
+        let mut number = None;
+        while let Some((next, _)) = self.append.waiting.pop_front_if(|(_, seq)| *seq <= durable) {
+            number = Some(next);
+        }
+        if let Some(number) = number {
+            self.raw.on_persist_ready(number);
+            self.snapshots_persisted(number);
+        }
+        while let Some((_, messages)) = self.append.held.pop_front_if(|(seq, _)| *seq <= durable) {
+            self.send_messages(messages);
+        }
+    }
+
+    pub(super) fn send_messages(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            if message.get_msg_type() == raft::eraftpb::MessageType::MsgSnapshot {
+                self.send_snapshot(message);
+            } else {
+                let to = message.to;
+                self.send(to, &PeerMessage::Raft(RaftMessage::new(message)));
+            }
+        }
+    }
+
+    /// Compares Raft's role, term and leader with what was last seen, and acts on the difference.
+    pub(super) fn notice_role(&mut self) {
+        let raft = &self.raw.raft;
+        let (role, term, leader) = (raft.state, raft.term, raft.leader_id);
+        if (role, term, leader) == (self.role, self.term, self.leader) {
+            return;
+        }
+        let before = (self.role, self.term, self.leader);
+        (self.role, self.term, self.leader) = (role, term, leader);
+        if (role, term) != (before.0, before.1) {
+            match role {
+                StateRole::Follower => self.event(NodeEvent::BecameFollower { term }),
+                StateRole::Candidate => self.event(NodeEvent::BecameCandidate { term }),
+                StateRole::Leader => self.event(NodeEvent::BecameLeader { term }),
+                StateRole::PreCandidate => {}
+            }
+        }
+        if leader != before.2 {
+            if before.2 != 0 {
+                self.event(NodeEvent::LeaderLost { leader: before.2, term });
+            }
+            if leader != 0 {
+                self.event(NodeEvent::LeaderElected { leader, term });
+            }
+        }
+        let led_before = before.0 == StateRole::Leader;
+        if led_before && (role != StateRole::Leader || term != before.1) {
+            self.lessor.demote();
+            self.timers.lost_leadership();
+        }
+        self.leader_changed(led_before);
+    }
+
+    /// Where the log begins for a member that has just installed a snapshot.
+    pub(super) fn log_start(&self) -> LogStart {
+        LogStart { index: self.applied, term: self.applied_term }
+    }
+}

@@ -1,0 +1,315 @@
+//! Everything that happens because time passes, and the upkeep of storage.
+//!
+//! Owns the ticks, and asks each part for its own deadline. Spurious wakeups are harmless: every
+//! deadline is compared with the time that came with the input.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{AutoCompaction, Config, Node, NodeEvent, Output, Wakeup, WakeupReason, snapshot};
+use crate::backend::Size;
+use crate::command::Op;
+use super::request::Wait;
+use crate::time::Time;
+
+const REVISION_COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Unflushed changes are written when nothing new has come for this long.
+const IDLE: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    next_tick: Time,
+    /// Whether this leader has taken over the leases.
+    leases_promoted: bool,
+    compaction: Option<Compactor>,
+}
+
+#[derive(Debug)]
+struct Compactor {
+    mode: AutoCompaction,
+    next_sample: Time,
+    next_compaction: Time,
+    /// Revisions, oldest first, one a sample.
+    samples: VecDeque<i64>,
+}
+
+/// The storage thread's work. One piece at a time.
+#[derive(Debug, Default)]
+pub(super) struct FlushState {
+    in_flight: bool,
+    compacting: bool,
+    defragmenting: bool,
+    pub(super) wanted: bool,
+    pub(super) defragment_wanted: bool,
+    /// The applied index that the flush in flight covers.
+    covers: u64,
+    flushed: u64,
+    oldest: Option<Time>,
+    newest: Time,
+    entries_seen: usize,
+}
+
+impl FlushState {
+    fn busy(&self) -> bool {
+        self.in_flight || self.compacting || self.defragmenting
+    }
+
+    pub(super) fn reset(&mut self, flushed: u64) {
+        *self = Self { flushed, defragment_wanted: self.defragment_wanted, ..Self::default() };
+    }
+
+    pub(super) fn flushed(&self) -> u64 {
+        self.flushed
+    }
+}
+
+impl Timers {
+    pub(super) fn new(config: &Config, now: Time) -> Self {
+        let compaction = config.auto_compaction.map(|mode| Compactor {
+            mode,
+            next_sample: now,
+            next_compaction: match mode {
+                AutoCompaction::Periodic(retention) => now + retention,
+                AutoCompaction::Revision(_) => now + REVISION_COMPACTION_INTERVAL,
+            },
+            samples: VecDeque::new(),
+        });
+        Self { next_tick: now + config.heartbeat, leases_promoted: false, compaction }
+    }
+
+    pub(super) fn lost_leadership(&mut self) {
+        self.leases_promoted = false;
+    }
+}
+
+impl Compactor {
+    /// The revision to compact to now, if any.
+    fn due(&mut self, now: Time, revision: i64) -> Option<i64> {
+        match self.mode {
+            AutoCompaction::Revision(keep) => {
+                if now < self.next_compaction {
+                    return None;
+                }
+                self.next_compaction = now + REVISION_COMPACTION_INTERVAL;
+                Some(revision - keep).filter(|target| *target > 0)
+            }
+            AutoCompaction::Periodic(retention) => {
+                if now < self.next_sample {
+                    return None;
+                }
+                let interval = retention.min(HOUR) / 10;
+                self.next_sample = now + interval;
+                self.samples.push_back(revision);
+                let kept = usize::try_from(retention.as_nanos() / interval.as_nanos().max(1)).unwrap_or(1);
+                while self.samples.len() > kept + 1 {
+                    self.samples.pop_front();
+                }
+                if now < self.next_compaction {
+                    return None;
+                }
+                self.next_compaction = now + retention.min(HOUR);
+                self.samples.front().copied()
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Time {
+        match self.mode {
+            AutoCompaction::Revision(_) => self.next_compaction,
+            AutoCompaction::Periodic(_) => self.next_sample,
+        }
+    }
+}
+
+impl Node {
+    /// When the node wants to be woken if nothing else happens.
+    pub fn next_wakeup(&self) -> Option<Wakeup> {
+        if self.failed {
+            return None;
+        }
+        let flush = self.flush.oldest.map(|oldest| {
+            (oldest + self.config.flush_age_max).min(self.flush.newest + IDLE).max(self.now)
+        });
+        let candidates = [
+            (WakeupReason::Tick, Some(self.timers.next_tick)),
+            (WakeupReason::Deadline, self.requests.next_deadline()),
+            (WakeupReason::ReadRetry, self.reads.next_deadline()),
+            (WakeupReason::Lease, self.lessor.next_deadline()),
+            (WakeupReason::Watch, self.watch.next_deadline()),
+            (WakeupReason::Flush, flush.filter(|_| !self.flush.busy())),
+            (WakeupReason::Publish, (self.leader != 0).then_some(self.publish.due)),
+            (WakeupReason::Compaction, self.timers.compaction.as_ref().map(Compactor::next_deadline)),
+        ];
+        candidates
+            .into_iter()
+            .filter_map(|(reason, at)| at.map(|at| Wakeup { at, reason }))
+            .min_by_key(|wakeup| wakeup.at)
+    }
+
+    pub(super) fn advance_time(&mut self) {
+        self.tick();
+        self.expire_requests();
+        self.retry_reads();
+        self.publish_attributes();
+        self.work_leases();
+        self.compact_automatically();
+    }
+
+    /// Ticks for the time that has passed. After a pause it is enough to make up one election timeout.
+    fn tick(&mut self) {
+        let mut ticks = 0;
+        while self.timers.next_tick <= self.now && ticks < self.config.election_ticks {
+            ticks += 1;
+            self.timers.next_tick = self.timers.next_tick + self.config.heartbeat;
+            self.raw.tick();
+            self.spread_election_timeout();
+        }
+        if self.timers.next_tick <= self.now {
+            self.timers.next_tick = self.now + self.config.heartbeat;
+        }
+    }
+
+    fn work_leases(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        if !self.timers.leases_promoted {
+            // Only once everything that earlier leaders decided is applied.
+            if !self.raw.raft.apply_to_current_term() {
+                return;
+            }
+            self.timers.leases_promoted = true;
+            self.lessor.promote(self.now);
+        }
+        for id in self.lessor.due(self.now) {
+            self.event(NodeEvent::LeaseExpired { id });
+            self.propose_internal(Op::LeaseRevoke { id });
+        }
+        let checkpoints = self.lessor.checkpoints_due(self.now);
+        if !checkpoints.is_empty() {
+            self.propose_internal(Op::LeaseCheckpoint(checkpoints));
+        }
+    }
+
+    fn compact_automatically(&mut self) {
+        let revision = self.store.revision();
+        let Some(compactor) = &mut self.timers.compaction else { return };
+        let Some(target) = compactor.due(self.now, revision) else { return };
+        if self.is_leader() && target > self.store.compact_revision() {
+            self.propose_internal(Op::Compact { revision: target });
+        }
+    }
+
+    /// What follows from newly applied entries.
+    pub(super) fn after_apply(&mut self) {
+        if self.failed {
+            return;
+        }
+        self.run_confirmed_reads();
+        self.run_rested_hashes();
+        self.work_leases();
+        let Config { catchup_entries, snapshot_count, log_bytes_max, .. } = self.config;
+        if self.raw.mut_store().compact(catchup_entries, snapshot_count, log_bytes_max) {
+            let index = self.raw.store().first();
+            self.event(NodeEvent::LogCompacted { index });
+        }
+    }
+
+    pub(super) fn work_watch(&mut self) {
+        if self.failed {
+            return;
+        }
+        let view = self.store.view();
+        match self.watch.work(self.now, &view) {
+            Ok(more) => self.dirty |= more,
+            Err(fatal) => return self.fail(fatal),
+        }
+        while let Some((stream, response)) = self.watch.poll() {
+            self.emit(Output::Watch { stream, response });
+        }
+    }
+
+    /// Starts a flush, a compaction or a defragmentation when one is due.
+    pub(super) fn maintain_storage(&mut self) {
+        if self.failed || self.snapshots.installing.is_some() {
+            return;
+        }
+        let pending = self.store.pending();
+        if pending.entries == 0 {
+            self.flush.oldest = None;
+            self.flush.entries_seen = 0;
+        } else if pending.entries != self.flush.entries_seen {
+            self.flush.entries_seen = pending.entries;
+            self.flush.newest = self.now;
+            self.flush.oldest.get_or_insert(self.now);
+        }
+        if self.flush.busy() {
+            return;
+        }
+        let aged = self.flush.oldest.is_some_and(|oldest| {
+            self.now.since(oldest) >= self.config.flush_age_max || self.now.since(self.flush.newest) >= IDLE
+        });
+        let full = pending.entries >= self.config.flush_entries_max
+            || pending.bytes >= self.config.flush_bytes_max;
+        let demanded = self.flush.wanted || self.flush.defragment_wanted;
+        if (full || aged || demanded) && self.applied > self.flush.flushed {
+            return self.start_flush();
+        }
+        self.flush.wanted = false;
+        if let Some(compaction) = self.store.compaction_due() {
+            self.store.compaction_started();
+            self.flush.compacting = true;
+            return self.emit(Output::Compact { to: compaction.to });
+        }
+        if self.flush.defragment_wanted {
+            self.flush.defragment_wanted = false;
+            self.flush.defragmenting = true;
+            self.emit(Output::Defragment);
+        }
+    }
+
+    fn start_flush(&mut self) {
+        snapshot::store_position(&mut self.store, self.log_start());
+        let Some(batch) = self.store.take_flush() else { return };
+        self.flush.in_flight = true;
+        self.flush.wanted = false;
+        self.flush.covers = self.applied;
+        self.flush.oldest = None;
+        self.emit(Output::Flush { batch });
+    }
+
+    pub(super) fn handle_flushed(&mut self, size: Size) {
+        self.size = size;
+        self.flush.in_flight = false;
+        self.flush.flushed = self.flush.covers;
+        if let Err(fatal) = self.store.flushed() {
+            return self.fail(fatal);
+        }
+        self.emit(Output::ReleaseLog { index: self.flush.flushed });
+    }
+
+    pub(super) fn handle_compacted(&mut self, to: i64, size: Size) {
+        self.size = size;
+        self.flush.compacting = false;
+        if let Err(fatal) = self.store.compacted(to) {
+            return self.fail(fatal);
+        }
+        self.event(NodeEvent::CompactionFinished { revision: to });
+        for id in self.requests.waiting(|wait| matches!(wait, Wait::Compaction(at) if *at <= to)) {
+            self.finish(id, Ok(crate::api::ResponseBody::Compact));
+        }
+    }
+
+    pub(super) fn handle_defragmented(&mut self, result: Result<(), String>, size: Size) {
+        self.size = size;
+        self.flush.defragmenting = false;
+        if let Err(fatal) = self.store.refresh() {
+            return self.fail(fatal);
+        }
+        for id in self.requests.waiting(|wait| *wait == Wait::Defragment) {
+            let result = result.clone().map(|()| crate::api::ResponseBody::Defragment);
+            self.finish(id, result.map_err(crate::error::Error::Other));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Outputs to those who perform them. Each arm is one hand-over; nothing here waits.
+
+use cairn_core::api::ResponseBody;
+use cairn_core::error::Error;
+use cairn_core::node::Output;
+use cairn_net::handle::Reply;
+
+use super::{Driver, LogJob, Notice, StorageJob};
+
+impl Driver {
+    pub(super) fn dispatch(&mut self, output: Output) {
+        match output {
+            Output::Append { seq, append } => self.to_log(LogJob::Append { seq, append }),
+            Output::ReleaseLog { index } => self.to_log(LogJob::Release { index }),
+            Output::Send { to, message } => self.workers.peers.send(to, message),
+            Output::Reply { id, result } => {
+                let result = result.map(|response| {
+                    let view = match response.body {
+                        ResponseBody::Snapshot { view } => self.node.take_view(view),
+                        _ => None,
+                    };
+                    Reply { response, view }
+                });
+                self.answer(id, result);
+            }
+            Output::StartRead { id } => {
+                if let Some(task) = self.node.take_read(id)
+                    && !self.workers.reads.start(id, task)
+                {
+                    self.answer(id, Err(Error::TooManyRequests));
+                }
+            }
+            Output::Watch { stream, response } => {
+                if let Some(out) = self.streams.get(&stream) {
+                    // A closed stream will say so itself.
+                    let _ = out.send(response);
+                }
+            }
+            Output::Flush { batch } => self.to_storage(StorageJob::Flush { batch }),
+            Output::Compact { to } => self.to_storage(StorageJob::Compact { to }),
+            Output::Defragment => self.to_storage(StorageJob::Defragment),
+            Output::InstallSnapshot => self.to_storage(StorageJob::Install),
+            Output::DiscardSnapshot => self.to_storage(StorageJob::Discard),
+            Output::SendSnapshot { to, view, header } => {
+                if let Some(view) = self.node.take_view(view) {
+                    self.workers.peers.send_snapshot(to, header, view);
+                }
+            }
+            Output::SetPeer { id, urls } => self.workers.peers.set_peer(id, urls),
+            Output::RemovePeer { id } => self.workers.peers.remove_peer(id),
+            Output::Event(event) => {
+                self.status_due = true;
+                let _ = self.workers.notices.send(Notice::Node(event));
+            }
+            Output::Fatal(fatal) => self.fail(fatal),
+        }
+    }
+
+    /// A thread that is gone has reported why before it went.
+    fn to_log(&self, job: LogJob) {
+        let _ = self.workers.log.send(job);
+    }
+
+    fn to_storage(&self, job: StorageJob) {
+        let _ = self.workers.storage.send(job);
+    }
+}

@@ -1,0 +1,112 @@
+//! The log's thread: writes and syncs appends in order, several at a time when they have gathered.
+//!
+//! Invariant: `Appended` is reported only after the sync that covers it. A failed write or sync ends
+//! the process; it is never tried again, because the kernel may have dropped the dirty pages (ATC'20).
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cairn_core::error::Fatal;
+use cairn_core::node::Input;
+use cairn_core::types::Index;
+use cairn_core::wal::{Append, Wal};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::Event;
+use crate::metrics::Metrics;
+use crate::wal_disk::FsDisk;
+
+/// A log that has been quiet for this long is sealed, so that damage to its end can be told from a
+/// torn write.
+const SEAL_AFTER: Duration = Duration::from_secs(1);
+
+/// Work for the log.
+#[derive(Debug)]
+pub(crate) enum LogJob {
+    Append { seq: u64, append: Append },
+    Release { index: Index },
+}
+
+/// Starts the thread; it ends when the sending side is dropped.
+pub(crate) fn spawn(
+    wal: Wal<FsDisk>,
+    jobs: Receiver<LogJob>,
+    events: Sender<Event>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("log".to_owned()).spawn(move || {
+        if let Err(error) = run(wal, &jobs, &events, &metrics) {
+            let _ = events.send(Event::Fatal(Fatal(error.to_string())));
+        }
+    })
+}
+
+fn run(
+    mut wal: Wal<FsDisk>,
+    jobs: &Receiver<LogJob>,
+    events: &Sender<Event>,
+    metrics: &Metrics,
+) -> Result<(), cairn_core::wal::WalError> {
+    let mut sealed = true;
+    loop {
+        let job = if sealed {
+            match jobs.recv() {
+                Ok(job) => job,
+                Err(_) => return Ok(()),
+            }
+        } else {
+            match jobs.recv_timeout(SEAL_AFTER) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    wal.seal()?;
+                    sealed = true;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return wal.seal(),
+            }
+        };
+        let mut next = Some(job);
+        while let Some(job) = next.take() {
+            match job {
+                LogJob::Release { index } => wal.release(index)?,
+                LogJob::Append { mut seq, mut append } => {
+                    // What has gathered meanwhile shares the sync, as far as it continues this append.
+                    while let Ok(job) = jobs.try_recv() {
+                        match job {
+                            LogJob::Append { seq: later, append: more } if continues(&append, &more) => {
+                                seq = later;
+                                append.entries.extend(more.entries);
+                                append.hard_state = more.hard_state.or(append.hard_state);
+                            }
+                            other => {
+                                next = Some(other);
+                                break;
+                            }
+                        }
+                    }
+                    let started = Instant::now();
+                    let stats = wal.append(&append)?;
+                    metrics.wal_synced(started.elapsed(), stats.bytes);
+                    sealed = false;
+                    if events.send(Event::Input(Input::Appended { seq })).is_err() {
+                        return wal.seal();
+                    }
+                }
+            }
+        }
+        if jobs.is_empty() {
+            wal.prepare_next()?;
+        }
+    }
+}
+
+/// Whether `more` can be written as the tail of `append`.
+fn continues(append: &Append, more: &Append) -> bool {
+    let follows = match (append.entries.last(), more.entries.first()) {
+        (Some(last), Some(first)) => first.index == last.index + 1,
+        (_, None) => true,
+        (None, Some(_)) => append.log_start.is_none(),
+    };
+    more.log_start.is_none() && follows
+}

@@ -1,0 +1,208 @@
+//! The production driver: one thread runs the node, one the log, one the backend; tokio carries
+//! gRPC and HTTP. Everything meets in one channel of [`Event`]s.
+//!
+//! The loop is the same as the simulator's: wait for events or the wakeup, `handle` each, drain
+//! `poll`, dispatch. It decides nothing.
+
+mod dispatch;
+mod log_thread;
+mod peers;
+mod reads;
+mod storage_thread;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_core::api::WatchResponse;
+use cairn_core::error::{Error, Fatal};
+use cairn_core::node::{Input, Node, NodeEvent, Status};
+use cairn_core::time::Time;
+use cairn_core::types::MemberId;
+use cairn_net::handle::{Call, Reply};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use log_thread::{LogJob, spawn as spawn_log};
+pub(crate) use peers::Peers;
+pub(crate) use reads::ReadPool;
+pub(crate) use storage_thread::{Incoming, Storage, StorageJob, spawn as spawn_storage};
+
+/// Events handled before the outputs are dispatched: the largest group commit.
+const BATCH_MAX: usize = 4096;
+/// How often the published status is refreshed when nothing in particular happened.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Everything that reaches the node's thread.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Call(Call),
+    Input(Input),
+    /// A read ended on another thread.
+    ReadDone { id: u64, result: Result<Reply, Error> },
+    /// A thread met a failure that the process must not survive.
+    Fatal(Fatal),
+    /// Give leadership away, then say so.
+    Resign(oneshot::Sender<()>),
+    /// End the loop.
+    Stop,
+}
+
+/// What the loop tells the rest of the process.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Node(NodeEvent),
+    Fatal(Fatal),
+}
+
+/// The threads and tasks that perform outputs.
+pub(crate) struct Workers {
+    pub(crate) log: Sender<LogJob>,
+    pub(crate) storage: Sender<StorageJob>,
+    pub(crate) reads: ReadPool,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) notices: mpsc::UnboundedSender<Notice>,
+    pub(crate) status: watch::Sender<Status>,
+}
+
+/// The node with those who wait for it.
+pub(crate) struct Driver {
+    node: Node,
+    started: Instant,
+    events: Receiver<Event>,
+    workers: Workers,
+    next_id: u64,
+    waiters: HashMap<u64, oneshot::Sender<Result<Reply, Error>>>,
+    streams: HashMap<u64, mpsc::UnboundedSender<WatchResponse>>,
+    resigning: Option<oneshot::Sender<()>>,
+    status_at: Instant,
+    status_due: bool,
+    stopped: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(node: Node, started: Instant, events: Receiver<Event>, workers: Workers) -> Self {
+        Self {
+            node,
+            started,
+            events,
+            workers,
+            next_id: 0,
+            waiters: HashMap::new(),
+            streams: HashMap::new(),
+            resigning: None,
+            status_at: started,
+            status_due: true,
+            stopped: false,
+        }
+    }
+
+    /// Runs until [`Event::Stop`] or a fatal failure.
+    pub(crate) fn run(mut self) {
+        self.drain();
+        while !self.stopped {
+            let Some(first) = self.wait() else { continue };
+            self.accept(first);
+            for _ in 1..BATCH_MAX {
+                let Ok(event) = self.events.try_recv() else { break };
+                self.accept(event);
+            }
+            self.drain();
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The next event, or a wakeup when its time has come.
+    fn wait(&mut self) -> Option<Event> {
+        let Some(wakeup) = self.node.next_wakeup() else {
+            return self.events.recv().ok().or(Some(Event::Stop));
+        };
+        let delay = wakeup.at.since(self.now());
+        if delay.is_zero() {
+            return Some(self.events.try_recv().unwrap_or(Event::Input(Input::Wakeup)));
+        }
+        match self.events.recv_timeout(delay) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => Some(Event::Input(Input::Wakeup)),
+            Err(RecvTimeoutError::Disconnected) => Some(Event::Stop),
+        }
+    }
+
+    fn accept(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Input(input) => self.node.handle(now, input),
+            Event::Call(call) => self.accept_call(now, call),
+            Event::ReadDone { id, result } => self.answer(id, result),
+            Event::Fatal(fatal) => self.fail(fatal),
+            Event::Resign(done) => {
+                self.node.handle(now, Input::Resign);
+                self.resigning = Some(done);
+            }
+            Event::Stop => self.stopped = true,
+        }
+    }
+
+    fn accept_call(&mut self, now: Time, call: Call) {
+        let input = match call {
+            Call::Request { request, timeout, reply } => {
+                self.next_id += 1;
+                self.waiters.insert(self.next_id, reply);
+                Input::Request { id: self.next_id, request, timeout }
+            }
+            Call::WatchOpen { stream, out } => {
+                self.streams.insert(stream, out);
+                Input::WatchOpen { stream }
+            }
+            Call::WatchCreate { stream, request } => Input::WatchCreate { stream, request },
+            Call::WatchCancel { stream, watch_id } => Input::WatchCancel { stream, watch_id },
+            Call::WatchProgress { stream } => Input::WatchProgress { stream },
+            Call::WatchCredit { stream, responses } => Input::WatchCredit { stream, responses },
+            Call::WatchClose { stream } => {
+                self.streams.remove(&stream);
+                Input::WatchClose { stream }
+            }
+        };
+        self.node.handle(now, input);
+    }
+
+    fn answer(&mut self, id: u64, result: Result<Reply, Error>) {
+        // A client that has gone away no longer waits.
+        if let Some(waiter) = self.waiters.remove(&id) {
+            let _ = waiter.send(result);
+        }
+    }
+
+    fn fail(&mut self, fatal: Fatal) {
+        self.stopped = true;
+        let _ = self.workers.notices.send(Notice::Fatal(fatal));
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll() {
+            self.dispatch(output);
+        }
+        if self.status_due || self.status_at.elapsed() >= STATUS_INTERVAL {
+            self.publish_status();
+        }
+    }
+
+    fn publish_status(&mut self) {
+        self.status_due = false;
+        self.status_at = Instant::now();
+        let status = self.node.status();
+        let leads = status.leader == status.member_id;
+        if !leads && let Some(done) = self.resigning.take() {
+            let _ = done.send(());
+        }
+        self.workers.status.send_replace(status);
+    }
+}
+
+/// A member's id as operators write it.
+pub(crate) fn hex(id: MemberId) -> String {
+    format!("{id:x}")
+}

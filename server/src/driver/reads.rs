@@ -1,0 +1,49 @@
+//! Long reads, on threads of their own over immutable views: the node never waits for them.
+
+use std::thread;
+
+use cairn_core::node::ReadTask;
+use cairn_net::handle::Reply;
+use crossbeam_channel::{Sender, TrySendError, bounded};
+
+use super::Event;
+
+/// Long reads that may wait; beyond, clients are told to come back.
+const QUEUE_MAX: usize = 1024;
+
+/// A few threads that run reads.
+pub(crate) struct ReadPool {
+    jobs: Sender<(u64, ReadTask)>,
+}
+
+impl ReadPool {
+    /// Starts the threads; they end with the pool.
+    pub(crate) fn start_threads(threads: usize, events: &Sender<Event>) -> std::io::Result<Self> {
+        let (jobs, queue) = bounded::<(u64, ReadTask)>(QUEUE_MAX);
+        for number in 0..threads {
+            let queue = queue.clone();
+            let events = events.clone();
+            thread::Builder::new().name(format!("read-{number}")).spawn(move || {
+                for (id, task) in queue {
+                    let event = match task.run() {
+                        Ok(result) => Event::ReadDone {
+                            id,
+                            result: result.map(|response| Reply { response, view: None }),
+                        },
+                        Err(fatal) => Event::Fatal(fatal),
+                    };
+                    if events.send(event).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Queues a read; false when the queue is full.
+    pub(crate) fn start(&self, id: u64, task: ReadTask) -> bool {
+        !matches!(self.jobs.try_send((id, task)), Err(TrySendError::Full(_)))
+    }
+}
+

@@ -8,3 +8,4 @@ pub mod mvcc;
 pub mod rng;
 pub mod time;
 pub mod types;
+pub mod wal;

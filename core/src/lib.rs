@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod cluster;
 pub mod command;
 pub mod error;
 pub mod mvcc;

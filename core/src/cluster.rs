@@ -349,7 +349,7 @@ pub fn decode_member(bytes: &[u8]) -> Result<Member, String> {
     if used == body.len() { Ok(member) } else { Err("bytes after the member".to_owned()) }
 }
 
-fn check_urls(peer_urls: &[String]) -> Result<Vec<String>, Error> {
+pub(crate) fn check_urls(peer_urls: &[String]) -> Result<Vec<String>, Error> {
     parse_urls(peer_urls).map_err(|_| Error::MemberBadUrls)
 }
 

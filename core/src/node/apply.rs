@@ -13,6 +13,7 @@ use super::request::Wait;
 use super::{Node, NodeEvent, member, snapshot};
 use crate::api::{AlarmAction, AlarmKind, AlarmMember, Request, ResponseBody};
 use crate::backend::Table;
+use crate::cluster;
 use crate::command::{Command, CommandId, MemberChange, Op};
 use crate::error::{Error, Fatal};
 use crate::mvcc::{self, Outcome};
@@ -94,9 +95,8 @@ impl Node {
             }
             Op::ClusterVersion(version) => {
                 if self.cluster.version().is_none() {
-                    let row = Bytes::from(version.clone());
-                    self.store.set(Table::Meta, Bytes::from_static(member::META_CLUSTER_VERSION), Some(row));
-                    self.cluster.set_version(version.clone());
+                    let rows = self.cluster.set_version(&version);
+                    self.store_rows(rows);
                     self.event(NodeEvent::ClusterVersionSet { version });
                 }
                 return Ok(Ok(ResponseBody::Compact));
@@ -175,9 +175,7 @@ impl Node {
             Ok(rows) => rows,
             Err(error) => return Ok(Err(error)),
         };
-        for (table, key, value) in rows {
-            self.store.set(table, key, value);
-        }
+        self.store_rows(rows);
         if let Some(conf_change) = conf_change {
             let conf_state = self.raw.apply_conf_change(&conf_change).map_err(|error| {
                 Fatal(format!("a committed membership change cannot be applied: {error}"))
@@ -193,7 +191,7 @@ impl Node {
                     peer_urls: member.peer_urls.clone(),
                     is_learner: member.is_learner,
                 });
-                ResponseBody::MemberAdd { member: member.clone(), members: self.cluster.members() }
+                ResponseBody::MemberAdd { member: member.clone(), members: self.members() }
             }
             MemberChange::Remove(id) => {
                 self.event(NodeEvent::MemberRemoved { id: *id });
@@ -201,25 +199,30 @@ impl Node {
                     self.removed = true;
                     self.event(NodeEvent::RemovedSelf);
                 }
-                ResponseBody::Members { members: self.cluster.members() }
+                ResponseBody::Members { members: self.members() }
             }
             MemberChange::Update(id, peer_urls) => {
                 self.event(NodeEvent::MemberUpdated { id: *id, peer_urls: peer_urls.clone() });
-                ResponseBody::Members { members: self.cluster.members() }
+                ResponseBody::Members { members: self.members() }
             }
             MemberChange::Promote(id) => {
                 self.event(NodeEvent::MemberPromoted { id: *id });
-                ResponseBody::Members { members: self.cluster.members() }
+                ResponseBody::Members { members: self.members() }
             }
         };
         self.update_peers();
         Ok(Ok(body))
     }
 
-    fn apply_publish(&mut self, id: u64, name: String, client_urls: Vec<String>) -> Applied {
-        for (table, key, value) in self.cluster.publish(id, name.clone(), client_urls.clone()) {
+    fn store_rows(&mut self, rows: Vec<cluster::RowChange>) {
+        for (table, key, value) in rows {
             self.store.set(table, key, value);
         }
+    }
+
+    fn apply_publish(&mut self, id: u64, name: String, client_urls: Vec<String>) -> Applied {
+        let rows = self.cluster.publish(id, &name, &client_urls);
+        self.store_rows(rows);
         if id == self.config.member_id && !self.publish.done {
             self.publish.done = true;
             self.publish.due = self.now;

@@ -16,9 +16,6 @@ use crate::error::Error;
 use crate::time::Time;
 use crate::types::MemberId;
 
-/// The row of the cluster's version in `Table::Meta`.
-pub(super) const META_CLUSTER_VERSION: &[u8] = b"cluster_version";
-
 /// A connection counts as good for a membership change after this time (A-C-03).
 const SETTLED: Duration = Duration::from_secs(5);
 /// Attributes that are not in the replicated state are proposed again after this time.
@@ -68,6 +65,14 @@ pub(crate) fn conf_change_bytes(command: &[u8]) -> Bytes {
 }
 
 impl Node {
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.cluster.members().cloned().collect()
+    }
+
+    pub(super) fn voters(&self) -> Vec<MemberId> {
+        self.cluster.voters().map(|member| member.id).collect()
+    }
+
     pub(super) fn change_membership(&mut self, id: u64, pending: Pending) {
         if matches!(pending.request, Request::MemberPromote { .. }) && !self.is_leader() {
             // Only the leader knows how far a learner has come.
@@ -94,15 +99,13 @@ impl Node {
     fn checked_change(&self, request: &Request) -> Result<MemberChange, Error> {
         let change = match request.clone() {
             Request::MemberAdd { mut peer_urls, is_learner, unix_seconds } => {
-                cluster::check_urls(&peer_urls)?;
-                peer_urls.sort();
+                peer_urls = cluster::check_urls(&peer_urls)?;
                 let id = cluster::member_id(&peer_urls, "", Some(unix_seconds));
                 MemberChange::Add(Member { id, peer_urls, is_learner, ..Member::default() })
             }
             Request::MemberRemove { id } => MemberChange::Remove(id),
             Request::MemberUpdate { id, mut peer_urls } => {
-                cluster::check_urls(&peer_urls)?;
-                peer_urls.sort();
+                peer_urls = cluster::check_urls(&peer_urls)?;
                 MemberChange::Update(id, peer_urls)
             }
             Request::MemberPromote { id } => MemberChange::Promote(id),
@@ -124,7 +127,7 @@ impl Node {
         }
         let adds_voter = matches!(change, MemberChange::Add(member) if !member.is_learner);
         if self.config.strict_reconfig && adds_voter {
-            let voters = self.cluster.voters();
+            let voters = self.voters();
             let settled = |id: &&MemberId| {
                 **id == self.config.member_id
                     || self.peers.get(*id).and_then(|peer| peer.connected_since).is_some_and(|since| {
@@ -141,7 +144,7 @@ impl Node {
     /// Tells the driver which peers there are and where.
     pub(super) fn update_peers(&mut self) {
         let own = self.config.member_id;
-        let members = self.cluster.members();
+        let members = self.members();
         let gone: Vec<MemberId> =
             self.peers.keys().filter(|id| !members.iter().any(|m| m.id == **id)).copied().collect();
         for id in gone {
@@ -202,7 +205,7 @@ impl Node {
         if !self.is_leader() {
             return self.reply(id, Err(Error::NotLeader));
         }
-        if !self.cluster.voters().contains(&target) {
+        if !self.voters().contains(&target) {
             return self.reply(id, Err(Error::BadLeaderTransferee));
         }
         let deadline = pending.deadline.min(self.now + self.config.election_timeout());
@@ -226,7 +229,6 @@ impl Node {
         }
         let own = self.config.member_id;
         let best = self
-            .cluster
             .voters()
             .into_iter()
             .filter(|id| *id != own && self.connected_to(*id))

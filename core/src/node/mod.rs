@@ -340,12 +340,12 @@ impl Node {
         let leases = self.store.scan(Table::Leases)?;
         self.lessor = Lessor::new(min_lease_ttl(&self.config));
         self.lessor.load(&leases)?;
-        self.cluster = Cluster::load(
-            self.config.cluster_id,
-            &self.store.scan(Table::Members)?,
-            &self.store.scan(Table::Removed)?,
-            self.store.get(Table::Meta, member::META_CLUSTER_VERSION)?.as_deref(),
-        )?;
+        let mut rows = Vec::new();
+        for table in [Table::Members, Table::Removed, Table::Meta] {
+            rows.extend(self.store.scan(table)?.into_iter().map(|(key, value)| (table, key, value)));
+        }
+        self.cluster = Cluster::load(self.config.cluster_id, rows)
+            .map_err(|what| Fatal(format!("the backend's membership is damaged: {what}")))?;
         self.alarms = apply::decode_alarms(&self.store.scan(Table::Alarms)?)?;
         self.update_peers();
         Ok(())

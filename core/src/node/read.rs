@@ -209,7 +209,7 @@ impl Node {
                 Err(error) => Err(error),
             },
             Request::Txn(_) | Request::Hash | Request::HashKv { .. } => return Ok(None),
-            Request::MemberList { .. } => Ok(ResponseBody::Members { members: self.cluster.members() }),
+            Request::MemberList { .. } => Ok(ResponseBody::Members { members: self.members() }),
             Request::Alarm(alarm) => {
                 assert_eq!(alarm.action, AlarmAction::Get, "other actions are proposed");
                 let wanted = |found: &&AlarmMember| {

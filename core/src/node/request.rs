@@ -135,7 +135,7 @@ impl Node {
                 self.change_membership(id, pending);
             }
             Request::MemberList { linearizable: false } => {
-                let members = self.cluster.members();
+                let members = self.members();
                 self.answer(id, ResponseBody::Members { members });
             }
             Request::LeaseLeases => {

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use super::peer_message::{PeerMessage, RaftMessage, SnapshotPosition, Voters};
 use super::{Node, NodeEvent, Output, Recovered};
-use crate::api::Member;
 use crate::backend::{Batch, Size, Table};
 use crate::cluster::Cluster;
 use crate::error::Fatal;
@@ -77,22 +76,17 @@ pub(super) fn store_voters(store: &mut Store, voters: &ConfState) {
 
 /// The first contents of the backend of a member of a new cluster: the members that the operator
 /// listed, as if one log entry had added each. Every member derives the same.
-pub fn bootstrap_batch(members: &[Member]) -> (Batch, LogStart) {
-    let start = LogStart { index: members.len() as u64, term: 1 };
-    let mut rows: BTreeMap<(Table, Bytes), Bytes> = BTreeMap::new();
-    for member in members {
-        let (key, value) = Cluster::member_row(member);
-        rows.insert((Table::Members, key), value);
-    }
-    let learner = |member: &&Member| member.is_learner;
+pub fn bootstrap_batch(cluster: &Cluster) -> (Batch, LogStart) {
+    let start = LogStart { index: cluster.members().len() as u64, term: 1 };
     let voters = Voters {
-        voters: members.iter().filter(|member| !learner(member)).map(|member| member.id).collect(),
-        learners: members.iter().filter(learner).map(|member| member.id).collect(),
+        voters: cluster.voters().map(|member| member.id).collect(),
+        learners: cluster.learners().map(|member| member.id).collect(),
     };
-    rows.insert((Table::Meta, Bytes::from_static(META_VOTERS)), encode(&voters));
     let applied = AppliedRow { index: start.index, term: start.term };
-    rows.insert((Table::Meta, Bytes::from_static(META_APPLIED)), encode(&applied));
-    let changes = rows.into_iter().map(|((table, key), value)| (table, key, Some(value))).collect();
+    let mut changes = cluster.rows();
+    changes.push((Table::Meta, Bytes::from_static(META_VOTERS), Some(encode(&voters))));
+    changes.push((Table::Meta, Bytes::from_static(META_APPLIED), Some(encode(&applied))));
+    changes.sort();
     (Batch { changes }, start)
 }
 

@@ -71,6 +71,7 @@ pub struct Status {
     pub cluster_version: Option<String>,
     pub alarms: Vec<AlarmMember>,
     pub members: Vec<Member>,
+    pub removed_members: Vec<MemberId>,
 }
 
 impl Node {
@@ -103,7 +104,8 @@ impl Node {
             removed: self.removed,
             cluster_version: self.cluster.version().map(str::to_owned),
             alarms: self.alarms.iter().copied().collect(),
-            members: self.cluster.members(),
+            members: self.members(),
+            removed_members: self.cluster.removed().collect(),
         }
     }
 

@@ -1,0 +1,235 @@
+//! From a configuration and a data directory to a node that can start: inventory C-BOOT.
+//!
+//! A log that exists decides everything: `--initial-*` is then ignored. Without one the member is new:
+//! of a new cluster, which the flags describe, or of an existing one, which its peers describe.
+//!
+//! Invariant: the log is created last. A process that dies during its first start leaves no log, and
+//! the next start begins again.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cairn_core::api::Member;
+use cairn_core::backend::redb::{RedbBackend, RedbOptions};
+use cairn_core::backend::{Backend, Batch};
+use cairn_core::cluster::Cluster;
+use cairn_core::node::{Recovered, bootstrap_batch};
+use cairn_core::wal::{Append, HardState, LogStart, Metadata, TailReport, Wal, WalOptions};
+
+use crate::config::{ClusterState, Config, resolve_host};
+use crate::data_dir::{self, DataDir};
+use crate::wal_disk::FsDisk;
+
+/// Everything that a node starts from.
+pub(crate) struct Booted {
+    pub(crate) metadata: Metadata,
+    pub(crate) wal: Wal<FsDisk>,
+    pub(crate) recovered: Recovered,
+    pub(crate) backend: Arc<RedbBackend>,
+    /// Members to connect to before the replicated state names them.
+    pub(crate) peers: Vec<Member>,
+    /// A number that no earlier start of this member used.
+    pub(crate) boot: u64,
+}
+
+/// Opens or creates the member.
+///
+/// # Errors
+/// What is wrong and what to do, for the operator.
+pub(crate) async fn boot(config: &Config, dir: &DataDir) -> Result<Booted, String> {
+    let disk = FsDisk::open(dir.wal()).map_err(|error| format!("{}: {error}", dir.wal().display()))?;
+    let exists = Wal::exists(&disk).map_err(|error| format!("{}: {error}", dir.wal().display()))?;
+    for leftover in ["incoming", "defrag"] {
+        let _ = fs::remove_file(dir.backend_with_suffix(leftover));
+    }
+    if exists {
+        restart(config, dir, disk)
+    } else if config.force_new_cluster {
+        Err(format!(
+            "--force-new-cluster needs the data of an existing member, and {} has none",
+            dir.root().display()
+        ))
+    } else {
+        match config.initial_cluster_state {
+            ClusterState::New => found(config, dir, disk).await,
+            ClusterState::Existing => join(config, dir, disk).await,
+        }
+    }
+}
+
+fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, String> {
+    tracing::info!(
+        data_dir = %dir.root().display(),
+        "the server is already initialized as member before, starting as etcd member"
+    );
+    let (wal, found) = Wal::open(disk, wal_options(config)).map_err(|error| error.to_string())?;
+    if let TailReport::Cut { .. } = &found.tail {
+        tracing::warn!(tail = ?found.tail, "repaired the torn end of the log");
+    }
+    if !dir.backend().exists() {
+        return Err(format!(
+            "{} is missing although the log exists; remove this member and add it again with an empty data \
+             directory",
+            dir.backend().display()
+        ));
+    }
+    let backend = open_backend(config, dir)?;
+    let recovered =
+        Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
+    Ok(Booted { metadata: found.metadata, wal, recovered, backend, peers: Vec::new(), boot: boot_number() })
+}
+
+/// The first start of a member of a new cluster.
+async fn found(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, String> {
+    let cluster = configured_cluster(config)?;
+    let local = local_member(config, &cluster)?;
+    if cluster.members().len() > 1 {
+        refuse_second_bootstrap(&cluster, &local).await?;
+    }
+    let (batch, start) = bootstrap_batch(&cluster);
+    let metadata = Metadata { cluster_id: cluster.id(), member_id: local.id };
+    let hard_state = HardState { term: start.term, vote: 0, commit: start.index };
+    create(config, dir, disk, metadata, &batch, start, hard_state, Vec::new())
+}
+
+/// The first start of a member that was added to a running cluster: state comes from the leader.
+async fn join(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, String> {
+    let cluster = configured_cluster(config)?;
+    let local = local_member(config, &cluster)?;
+    let urls: Vec<String> = cluster
+        .members()
+        .filter(|member| member.id != local.id)
+        .flat_map(|member| member.peer_urls.clone())
+        .collect();
+    let (id, members) = cairn_net::http::fetch_members(&urls)
+        .await
+        .map_err(|error| format!("cannot fetch cluster info from peer urls: {error}"))?;
+    let joined = cluster.join(id, &members, same_urls).map_err(|error| {
+        let listed: Vec<String> = cluster.members().map(describe).collect();
+        format!("error validating peerURLs {{ClusterID:{id:x} Members:[{}] RemovedMemberIDs:[]}}: {error}", listed.join(" "))
+    })?;
+    let own = joined
+        .members()
+        .find(|member| member.peer_urls == local.peer_urls)
+        .cloned()
+        .ok_or_else(|| "this member's peer URLs are not among the cluster's members".to_owned())?;
+    let metadata = Metadata { cluster_id: id, member_id: own.id };
+    let peers = joined.members().filter(|member| member.id != own.id).cloned().collect();
+    let nothing = LogStart { index: 0, term: 0 };
+    create(config, dir, disk, metadata, &Batch::default(), nothing, HardState::default(), peers)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn create(
+    config: &Config,
+    dir: &DataDir,
+    disk: FsDisk,
+    metadata: Metadata,
+    batch: &Batch,
+    log_start: LogStart,
+    hard_state: HardState,
+    peers: Vec<Member>,
+) -> Result<Booted, String> {
+    // Left by a start that died before it created the log: nothing in it was ever acknowledged.
+    match fs::remove_file(dir.backend()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(format!("cannot remove {}: {error}", dir.backend().display()));
+        }
+        _ => {}
+    }
+    let backend = open_backend(config, dir)?;
+    backend.commit(batch).map_err(|fatal| fatal.0)?;
+    data_dir::sync_dir(&dir.snap()).map_err(|error| error.to_string())?;
+    let first = Append { log_start: Some(log_start), entries: Vec::new(), hard_state: Some(hard_state) };
+    let wal = Wal::create(disk, metadata, &first, wal_options(config)).map_err(|error| error.to_string())?;
+    let recovered = Recovered { log_start, hard_state, entries: Vec::new() };
+    Ok(Booted { metadata, wal, recovered, backend, peers, boot: boot_number() })
+}
+
+fn wal_options(config: &Config) -> WalOptions {
+    WalOptions { fsync: !config.unsafe_no_fsync, ..WalOptions::default() }
+}
+
+fn open_backend(config: &Config, dir: &DataDir) -> Result<Arc<RedbBackend>, String> {
+    let path = dir.backend();
+    let file = data_dir::backend_file(&path)
+        .map_err(|error| format!("cannot open backend {}: {error}", path.display()))?;
+    let options = RedbOptions { fsync: !config.unsafe_no_fsync, ..RedbOptions::default() };
+    RedbBackend::open(file, options)
+        .map(Arc::new)
+        .map_err(|fatal| format!("cannot open backend {}: {}", path.display(), fatal.0))
+}
+
+/// Wall-clock nanoseconds: later starts have larger numbers, and two starts never share one.
+fn boot_number() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn configured_cluster(config: &Config) -> Result<Cluster, String> {
+    let initial = cairn_core::cluster::parse_initial_cluster(&config.initial_cluster)
+        .map_err(|error| error.to_string())?;
+    Cluster::from_initial(&config.initial_cluster_token, &initial).map_err(|error| error.to_string())
+}
+
+fn local_member(config: &Config, cluster: &Cluster) -> Result<Member, String> {
+    let advertise: Vec<String> =
+        config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+    cluster.local(&config.name, &advertise, same_urls).cloned().map_err(|error| error.to_string())
+}
+
+/// Whether two lists of URLs name the same places, by their text or else by what their hosts
+/// resolve to.
+fn same_urls(left: &[String], right: &[String]) -> Result<(), String> {
+    let sorted = |urls: &[String]| {
+        let mut urls = urls.to_vec();
+        urls.sort();
+        urls
+    };
+    if sorted(left) == sorted(right) {
+        return Ok(());
+    }
+    if left.len() != right.len() {
+        return Err(format!("len({left:?}) != len({right:?})"));
+    }
+    let resolved = |urls: &[String]| -> Result<Vec<String>, String> {
+        let mut out = urls.iter().map(|url| resolve_host(url)).collect::<Result<Vec<_>, _>>()?;
+        out.sort();
+        Ok(out)
+    };
+    let (resolved_left, resolved_right) = (resolved(left)?, resolved(right)?);
+    if resolved_left == resolved_right {
+        Ok(())
+    } else {
+        Err(format!("{}({}) != {}({})", left.join(","), resolved_left.join(","), right.join(","), resolved_right.join(",")))
+    }
+}
+
+/// A cluster that runs already must be joined, not founded again (C-VAL-17).
+async fn refuse_second_bootstrap(cluster: &Cluster, local: &Member) -> Result<(), String> {
+    let urls: Vec<String> = cluster
+        .members()
+        .filter(|member| member.id != local.id)
+        .flat_map(|member| member.peer_urls.clone())
+        .collect();
+    // No answer means that the peers have not started yet, as it should be.
+    let Ok((id, members)) = cairn_net::http::fetch_members(&urls).await else { return Ok(()) };
+    let known = members.iter().find(|member| member.id == local.id);
+    if id == cluster.id() && known.is_some_and(|member| !member.client_urls.is_empty()) {
+        return Err(format!("member {:x} has already been bootstrapped", local.id));
+    }
+    Ok(())
+}
+
+fn describe(member: &Member) -> String {
+    format!(
+        "&{{ID:{:x} RaftAttributes:{{PeerURLs:[{}] IsLearner:{}}} Attributes:{{Name:{} ClientURLs:[{}]}}}}",
+        member.id,
+        member.peer_urls.join(" "),
+        member.is_learner,
+        member.name,
+        member.client_urls.join(" ")
+    )
+}

@@ -297,6 +297,11 @@ impl Lessor {
         Some((entry.lease.ttl, left))
     }
 
+    /// How many leases there are.
+    pub fn count(&self) -> usize {
+        self.leases.len()
+    }
+
     /// All leases: on the primary those that expire first come first, elsewhere by id.
     pub fn leases(&self) -> Vec<LeaseId> {
         let mut ids: Vec<LeaseId> = self.leases.keys().copied().collect();

@@ -80,7 +80,7 @@ impl Node {
             Op::LeaseCheckpoint(checkpoints) => {
                 for (id, remaining) in checkpoints {
                     if let Some(lease) = self.lessor.checkpoint(id, remaining) {
-                        self.store.set(Table::Leases, lease_key(id), Some(lease.encode()));
+                        self.store.set(Table::Leases, lease_key(id), Some(lease.encode().into()));
                     }
                 }
                 return Ok(Ok(ResponseBody::LeaseRevoke));
@@ -134,7 +134,7 @@ impl Node {
 
     fn apply_lease_grant(&mut self, id: i64, ttl: i64) -> Applied {
         let lease = self.lessor.grant(id, ttl, self.now)?;
-        self.store.set(Table::Leases, lease_key(id), Some(lease.encode()));
+        self.store.set(Table::Leases, lease_key(id), Some(lease.encode().into()));
         Ok(ResponseBody::LeaseGrant { id, ttl: lease.ttl })
     }
 
@@ -248,7 +248,7 @@ impl Node {
     /// Renews a lease for a client of the leader; 0 when there is nothing to renew.
     pub(super) fn renew_lease(&mut self, id: i64) -> i64 {
         let Some(renewed) = self.lessor.renew(id, self.now) else { return 0 };
-        if renewed.clear_checkpoint {
+        if renewed.reset_checkpoint {
             self.propose_internal(Op::LeaseCheckpoint(vec![(id, 0)]));
         }
         renewed.ttl

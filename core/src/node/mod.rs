@@ -38,12 +38,12 @@ use std::sync::Arc;
 
 use raft::{RawNode, StateRole};
 
-use crate::api::AlarmMember;
+use crate::api::{AlarmMember, WatchCreateRequest};
 use crate::backend::{Backend, Size, Table};
 use crate::cluster::Cluster;
 use crate::command::CommandId;
 use crate::error::Fatal;
-use crate::lease::Lessor;
+use crate::lease::{Lessor, LessorOptions};
 use crate::mvcc::{Store, StoreOptions, StoreView};
 use crate::raft_log::RaftLog;
 use crate::rng::Rng;
@@ -154,7 +154,7 @@ impl Node {
             backend,
             store,
             watch,
-            lessor: Lessor::new(min_lease_ttl(&config)),
+            lessor: Lessor::new(min_lease_ttl(&config), LessorOptions::default()),
             cluster: Cluster::default(),
             alarms: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -195,10 +195,7 @@ impl Node {
             Input::Wakeup => {}
             Input::Request { id, request, timeout } => self.handle_request(id, request, timeout),
             Input::WatchOpen { stream } => self.watch.open(stream),
-            Input::WatchCreate { stream, request } => {
-                let view = self.store.view();
-                self.watch.create(stream, request, self.now, &view);
-            }
+            Input::WatchCreate { stream, request } => self.create_watcher(stream, &request),
             Input::WatchCancel { stream, watch_id } => self.watch.cancel(stream, watch_id),
             Input::WatchProgress { stream } => self.watch.request_progress(stream),
             Input::WatchCredit { stream, responses } => self.watch.credit(stream, responses),
@@ -301,6 +298,15 @@ impl Node {
         }
     }
 
+    fn create_watcher(&mut self, stream: u64, request: &WatchCreateRequest) {
+        let view = self.store.view();
+        if self.watch.create(stream, request, self.now, &view).is_err() {
+            // The client asks and does not read: its stream ends.
+            self.watch.close(stream);
+            self.emit(Output::CloseWatch { stream });
+        }
+    }
+
     fn step(&mut self, from: MemberId, message: RaftMessage) {
         // Reliability row 32: an address may have changed hands.
         if message.from != from || message.to != self.config.member_id || message.is_snapshot() {
@@ -338,8 +344,8 @@ impl Node {
     /// Reads everything that is replicated from the store: at the start, and after a snapshot.
     fn load_replicated_state(&mut self) -> Result<(), Fatal> {
         let leases = self.store.scan(Table::Leases)?;
-        self.lessor = Lessor::new(min_lease_ttl(&self.config));
-        self.lessor.load(&leases)?;
+        self.lessor = Lessor::new(min_lease_ttl(&self.config), LessorOptions::default());
+        self.lessor.load(leases)?;
         let mut rows = Vec::new();
         for table in [Table::Members, Table::Removed, Table::Meta] {
             rows.extend(self.store.scan(table)?.into_iter().map(|(key, value)| (table, key, value)));

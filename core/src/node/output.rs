@@ -55,6 +55,11 @@ pub enum Output {
         /// The message.
         response: WatchResponse,
     },
+    /// End a watch stream whose client asks but does not read.
+    CloseWatch {
+        /// The stream.
+        stream: u64,
+    },
     /// Commit a batch to the backend; answer with [`super::Input::Flushed`]. Never two at a time.
     Flush {
         /// What to commit.
@@ -62,6 +67,8 @@ pub enum Output {
     },
     /// Compact the backend physically, in bounded batches; answer with [`super::Input::Compacted`].
     Compact {
+        /// Where to begin.
+        from: i64,
         /// The revision.
         to: i64,
     },

@@ -285,10 +285,10 @@ impl Node {
 /// The bytes that a request may add, if it is one that the quota governs (A-KV-60).
 fn space_needed(request: &Request) -> Option<u64> {
     match request {
-        Request::Put(put) => Some(mvcc::put_cost(put)),
+        Request::Put(put) => Some(mvcc::put_cost(put) as u64),
         Request::Txn(txn) => match mvcc::txn_cost(txn) {
             0 => None,
-            cost => Some(cost),
+            cost => Some(cost as u64),
         },
         Request::LeaseGrant { .. } => Some(64),
         _ => None,

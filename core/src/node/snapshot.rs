@@ -148,7 +148,8 @@ pub(super) struct Installing {
 impl Node {
     /// Pins the current state for a driver to read at leisure.
     pub(super) fn pin_view(&mut self) -> Result<u64, Fatal> {
-        store_position(&mut self.store, self.log_start());
+        let position = self.log_start();
+        store_position(&mut self.store, position);
         self.snapshots.next_view += 1;
         let view = self.snapshots.next_view;
         self.snapshots.views.insert(view, self.store.view());

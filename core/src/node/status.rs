@@ -99,7 +99,7 @@ impl Node {
             watch_streams: watch.streams,
             watchers: watch.watchers,
             slow_watchers: watch.slow_watchers,
-            leases: self.lessor.len(),
+            leases: self.lessor.count(),
             published: self.publish.done,
             removed: self.removed,
             cluster_version: self.cluster.version().map(str::to_owned),

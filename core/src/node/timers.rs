@@ -260,7 +260,7 @@ impl Node {
         if let Some(compaction) = self.store.compaction_due() {
             self.store.compaction_started();
             self.flush.compacting = true;
-            return self.emit(Output::Compact { to: compaction.to });
+            return self.emit(Output::Compact { from: compaction.from, to: compaction.to });
         }
         if self.flush.defragment_wanted {
             self.flush.defragment_wanted = false;
@@ -270,7 +270,8 @@ impl Node {
     }
 
     fn start_flush(&mut self) {
-        snapshot::store_position(&mut self.store, self.log_start());
+        let position = self.log_start();
+        snapshot::store_position(&mut self.store, position);
         let Some(batch) = self.store.take_flush() else { return };
         self.flush.in_flight = true;
         self.flush.wanted = false;

@@ -23,6 +23,7 @@ mod tests;
 use std::io;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use self::disk::{Disk, DiskFile, SECTOR};
 pub use self::log::Wal;
@@ -40,7 +41,7 @@ pub struct HardState {
 }
 
 /// What an entry's data is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum EntryKind {
     /// A command, or nothing (a new leader's first entry).
@@ -51,7 +52,7 @@ pub enum EntryKind {
 }
 
 /// One entry of the Raft log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
     /// The term of the leader that created it.
     pub term: u64,
@@ -61,6 +62,13 @@ pub struct LogEntry {
     pub kind: EntryKind,
     /// The log does not look into it.
     pub data: Bytes,
+}
+
+impl LogEntry {
+    /// About what the entry takes in memory and on the wire, in bytes.
+    pub fn size(&self) -> usize {
+        self.data.len() + 32
+    }
 }
 
 /// Whose log this is; fixed for its life and written into every segment.

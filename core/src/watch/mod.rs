@@ -22,22 +22,12 @@ mod watcher;
 use std::time::Duration;
 
 use crate::error::Fatal;
-use crate::types::{Event, EventKind, KeyValue, Revision};
+use crate::mvcc::StoreView;
+use crate::types::{Event, KeyValue, Revision};
 
 pub use hub::WatchHub;
 
-/// One change of the store's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Where in the history.
-    pub revision: Revision,
-    /// What happened.
-    pub kind: EventKind,
-    /// The key after the change; for a deletion only the key and `mod_revision`.
-    pub kv: KeyValue,
-    /// Where the key was changed before, unless this change created it.
-    pub prev: Option<Revision>,
-}
+pub use crate::mvcc::Change;
 
 /// What the hub reads of the store.
 pub trait HistoryReader {
@@ -59,6 +49,24 @@ pub trait HistoryReader {
     /// # Errors
     /// As [`HistoryReader::changes`].
     fn at(&self, revision: Revision) -> Result<Option<KeyValue>, Fatal>;
+}
+
+impl HistoryReader for StoreView {
+    fn revision(&self) -> i64 {
+        StoreView::revision(self)
+    }
+
+    fn compact_revision(&self) -> i64 {
+        StoreView::compact_revision(self)
+    }
+
+    fn changes(&self, from: Revision, rows_max: usize) -> Result<(Vec<Change>, Option<Revision>), Fatal> {
+        StoreView::changes(self, from, rows_max)
+    }
+
+    fn at(&self, revision: Revision) -> Result<Option<KeyValue>, Fatal> {
+        StoreView::at(self, revision)
+    }
 }
 
 /// The limits of a hub.

@@ -36,8 +36,11 @@ impl Driver {
                     let _ = out.send(response);
                 }
             }
+            Output::CloseWatch { stream } => {
+                self.streams.remove(&stream);
+            }
             Output::Flush { batch } => self.to_storage(StorageJob::Flush { batch }),
-            Output::Compact { to } => self.to_storage(StorageJob::Compact { to }),
+            Output::Compact { from, to } => self.to_storage(StorageJob::Compact { from, to }),
             Output::Defragment => self.to_storage(StorageJob::Defragment),
             Output::InstallSnapshot => self.to_storage(StorageJob::Install),
             Output::DiscardSnapshot => self.to_storage(StorageJob::Discard),

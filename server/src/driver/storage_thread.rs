@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub(crate) enum StorageJob {
     Flush { batch: Batch },
-    Compact { to: i64 },
+    Compact { from: i64, to: i64 },
     Defragment,
     Install,
     Discard,
@@ -73,8 +73,8 @@ impl Storage {
                 self.metrics.backend_committed(started.elapsed());
                 Input::Flushed { size: self.backend.size() }
             }
-            StorageJob::Compact { to } => {
-                self.compact(to)?;
+            StorageJob::Compact { from, to } => {
+                self.compact(from, to)?;
                 Input::Compacted { to, size: self.backend.size() }
             }
             StorageJob::Defragment => {
@@ -97,9 +97,9 @@ impl Storage {
 
     /// Physical compaction in batches, with a pause between them so that flushes of others on the
     /// same disk get their turn (etcd #19406 is about the length of the pause).
-    fn compact(&self, to: i64) -> Result<(), Fatal> {
+    fn compact(&self, from: i64, to: i64) -> Result<(), Fatal> {
         let started = Instant::now();
-        let mut cursor = Some(Revision::new(0, 0));
+        let mut cursor = Some(Revision::new(from, 0));
         while let Some(from) = cursor {
             let view = self.backend.view()?;
             let (batch, next) = compact_batch(view.as_ref(), from, to, self.compaction_rows_max)?;

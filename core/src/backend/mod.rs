@@ -15,6 +15,10 @@ use bytes::Bytes;
 
 use crate::error::Fatal;
 
+pub mod mem;
+pub mod overlay;
+pub mod redb;
+
 /// The tables, by what their rows are. Keys order as bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

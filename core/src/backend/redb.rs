@@ -1,0 +1,406 @@
+//! The redb engine behind [`Backend`]: copy-on-write B-trees over storage that the driver injects.
+//!
+//! It owns the database and one redb table for each [`Table`], plus a counter of stored bytes that is
+//! committed with the rows it counts. Nothing else in the project names redb. It opens no file and
+//! starts no thread: whoever calls [`Backend::commit`] or [`RedbBackend::copy_to`] waits for the disk.
+//!
+//! **Invariant:** a batch is one redb transaction. A view holds the database that it reads, so that
+//! replacing the database (online defragmentation) never pulls it away from under a reader.
+
+use std::fmt::Display;
+use std::io;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use redb::{
+    BackendError, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend,
+    TableDefinition, WriteTransaction,
+};
+
+use super::overlay::no_keys_between;
+use super::{Backend, Batch, Row, Size, Table, View};
+use crate::error::Fatal;
+
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// Stored bytes, so that the size in use needs no walk over the trees.
+const STORED: TableDefinition<'static, (), u64> = TableDefinition::new("stored_bytes");
+/// What a row costs beside its key and value: two offsets in its leaf and its share of the branches.
+const ROW_OVERHEAD: u64 = 16;
+/// How much [`RedbBackend::copy_to`] writes in one transaction.
+const COPY_BYTES: usize = 8 << 20;
+
+fn definition(table: Table) -> Definition {
+    TableDefinition::new(match table {
+        Table::History => "history",
+        Table::Index => "index",
+        Table::LeaseKeys => "lease_keys",
+        Table::Leases => "leases",
+        Table::Members => "members",
+        Table::Removed => "removed",
+        Table::Alarms => "alarms",
+        Table::Meta => "meta",
+    })
+}
+
+fn fatal(doing: &str, error: &dyn Display) -> Fatal {
+    Fatal(format!(
+        "the state database failed while {doing}: {error}; check the disk and the permissions of the data \
+         directory, and if the database is corrupt restore the member from a snapshot, or remove it from \
+         the cluster, delete its data directory and add it again"
+    ))
+}
+
+/// How to run the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedbOptions {
+    /// Memory for cached pages.
+    pub cache_bytes: usize,
+    /// Whether a commit waits for the disk. Without, the loss of power may destroy the database.
+    pub fsync: bool,
+    /// Whether a commit also stores the allocator's state, so that opening after a crash does not
+    /// walk the whole database. Costs a second sync a commit.
+    pub quick_repair: bool,
+}
+
+impl Default for RedbOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, fsync: true, quick_repair: true }
+    }
+}
+
+/// The storage as redb sees it: counts its length and, without fsync, leaves syncs out. The kernel
+/// still gets every write, so only the loss of the machine loses data, never that of the process.
+#[derive(Debug)]
+struct Storage<S> {
+    inner: S,
+    len: Arc<AtomicU64>,
+    fsync: bool,
+}
+
+impl<S: StorageBackend> StorageBackend for Storage<S> {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)?;
+        self.len.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.fsync { self.inner.sync_data() } else { Ok(()) }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+}
+
+/// An open database with the counters that go with it.
+#[derive(Debug)]
+struct Opened {
+    database: Database,
+    len: Arc<AtomicU64>,
+    stored: AtomicU64,
+}
+
+/// The engine. Commits come from one thread at a time; views may be taken and read by any.
+#[derive(Debug)]
+pub struct RedbBackend {
+    opened: RwLock<Arc<Opened>>,
+    options: RedbOptions,
+}
+
+impl RedbBackend {
+    /// Opens the database in `storage`, or makes one if the storage is empty.
+    ///
+    /// # Errors
+    /// The storage cannot be read or written, or holds something that is no sound database.
+    pub fn open(storage: impl StorageBackend, options: RedbOptions) -> Result<Self, Fatal> {
+        let doing = "opening";
+        let len = Arc::new(AtomicU64::new(storage.len().map_err(|e| fatal(doing, &e))?));
+        let storage = Storage { inner: storage, len: len.clone(), fsync: options.fsync };
+        let database = Builder::new()
+            .set_cache_size(options.cache_bytes)
+            .create_with_backend(storage)
+            .map_err(|e| fatal(doing, &e))?;
+        let opened = Arc::new(Opened { database, len, stored: AtomicU64::new(0) });
+        let backend = Self { opened: RwLock::new(opened.clone()), options };
+        if backend.is_new(&opened)? {
+            backend.create_tables(&opened)?;
+        }
+        let stored = stored_bytes(&read(&opened)?).map_err(|e| fatal(doing, &e))?;
+        opened.stored.store(stored, Ordering::Relaxed);
+        Ok(backend)
+    }
+
+    fn is_new(&self, opened: &Opened) -> Result<bool, Fatal> {
+        let read = read(opened)?;
+        let is_new = read.list_tables().map_err(|e| fatal("opening", &e))?.next().is_none();
+        Ok(is_new)
+    }
+
+    fn create_tables(&self, opened: &Opened) -> Result<(), Fatal> {
+        self.write(opened, "creating its tables", |write| {
+            for table in Table::ALL {
+                write.open_table(definition(table))?;
+            }
+            write.open_table(STORED)?.insert((), 0)?;
+            Ok(())
+        })
+    }
+
+    fn opened(&self) -> Arc<Opened> {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs one transaction to its durable end.
+    fn write(
+        &self,
+        opened: &Opened,
+        doing: &str,
+        body: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), Fatal> {
+        let run = || -> Result<(), redb::Error> {
+            let mut write = opened.database.begin_write()?;
+            write.set_quick_repair(self.options.quick_repair);
+            body(&write)?;
+            Ok(write.commit()?)
+        };
+        run().map_err(|error| fatal(doing, &error))
+    }
+
+    /// Copies the last commit into fresh storage, without the holes that deletions have left. The
+    /// copy is taken from one view: a batch that is committed meanwhile is missing from it, so the
+    /// caller holds commits back until it has called [`RedbBackend::replace`].
+    ///
+    /// # Errors
+    /// Either storage failed. This backend is as good as before.
+    pub fn copy_to(&self, storage: impl StorageBackend) -> Result<RedbBackend, Fatal> {
+        let source = self.view()?;
+        let copy = RedbBackend::open(storage, self.options)?;
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        for table in Table::ALL {
+            for row in source.range(table, Bound::Unbounded, Bound::Unbounded)? {
+                let (key, value) = row?;
+                bytes += key.len() + value.len();
+                batch.changes.push((table, key, Some(value)));
+                if bytes >= COPY_BYTES {
+                    copy.commit(&std::mem::take(&mut batch))?;
+                    bytes = 0;
+                }
+            }
+        }
+        copy.commit(&batch)?;
+        Ok(copy)
+    }
+
+    /// Goes on with `copy`'s database. Views of the old one stay good; it closes with the last.
+    pub fn replace(&self, copy: RedbBackend) {
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = copy.opened();
+    }
+}
+
+fn read(opened: &Opened) -> Result<ReadTransaction, Fatal> {
+    opened.database.begin_read().map_err(|error| fatal("opening a view", &error))
+}
+
+fn stored_bytes(read: &ReadTransaction) -> Result<u64, redb::Error> {
+    Ok(read.open_table(STORED)?.get(())?.map_or(0, |bytes| bytes.value()))
+}
+
+/// Applies one table's changes; returns (bytes added, bytes removed).
+fn apply(
+    write: &WriteTransaction,
+    table: Table,
+    changes: &[(Table, Bytes, Option<Bytes>)],
+) -> Result<(u64, u64), redb::Error> {
+    let mut rows = write.open_table(definition(table))?;
+    let (mut added, mut removed) = (0, 0);
+    for (_, key, value) in changes {
+        let size = |value: &[u8]| (key.len() + value.len()) as u64 + ROW_OVERHEAD;
+        let old = match value {
+            Some(value) => {
+                added += size(value);
+                rows.insert(key.as_ref(), value.as_ref())?
+            }
+            None => rows.remove(key.as_ref())?,
+        };
+        removed += old.map_or(0, |old| size(old.value()));
+    }
+    Ok((added, removed))
+}
+
+impl Backend for RedbBackend {
+    fn view(&self) -> Result<Arc<dyn View>, Fatal> {
+        let opened = self.opened();
+        let read = read(&opened)?;
+        let mut tables = Vec::with_capacity(Table::ALL.len());
+        for table in Table::ALL {
+            tables.push(read.open_table(definition(table)).map_err(|e| fatal("opening a view", &e))?);
+        }
+        Ok(Arc::new(RedbView { tables, _opened: opened }))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), Fatal> {
+        if batch.changes.is_empty() {
+            return Ok(());
+        }
+        let opened = self.opened();
+        let mut stored = opened.stored.load(Ordering::Relaxed);
+        self.write(&opened, "committing", |write| {
+            for changes in batch.changes.chunk_by(|left, right| left.0 == right.0) {
+                let (added, removed) = apply(write, changes[0].0, changes)?;
+                stored = (stored + added).saturating_sub(removed);
+            }
+            write.open_table(STORED)?.insert((), stored)?;
+            Ok(())
+        })?;
+        opened.stored.store(stored, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// `in_use` counts rows, not pages: the part that a defragmentation would keep is somewhat more.
+    fn size(&self) -> Size {
+        let opened = self.opened();
+        let total = opened.len.load(Ordering::Relaxed);
+        Size { total, in_use: opened.stored.load(Ordering::Relaxed).min(total) }
+    }
+}
+
+/// A read transaction. The tables come first, so that they are dropped before their database.
+struct RedbView {
+    tables: Vec<Rows>,
+    _opened: Arc<Opened>,
+}
+
+impl std::fmt::Debug for RedbView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RedbView")
+    }
+}
+
+impl View for RedbView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        let value = self.tables[table as usize].get(key).map_err(|e| fatal("reading", &e))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    fn range<'a>(
+        &'a self,
+        table: Table,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+    ) -> Result<Box<dyn Iterator<Item = Row> + 'a>, Fatal> {
+        if no_keys_between(start, end) {
+            return Ok(Box::new(std::iter::empty()));
+        }
+        let rows = self.tables[table as usize].range::<&[u8]>((start, end));
+        let rows = rows.map_err(|error| fatal("reading", &error))?;
+        Ok(Box::new(rows.map(|row| {
+            let (key, value) = row.map_err(|error| fatal("reading", &error))?;
+            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redb::backends::InMemoryBackend;
+
+    fn row(table: Table, key: &str, value: Option<&str>) -> (Table, Bytes, Option<Bytes>) {
+        (table, Bytes::copy_from_slice(key.as_bytes()), value.map(|v| Bytes::copy_from_slice(v.as_bytes())))
+    }
+
+    fn all(view: &dyn View) -> Vec<(Table, Bytes, Bytes)> {
+        let mut rows = Vec::new();
+        for table in Table::ALL {
+            for row in view.range(table, Bound::Unbounded, Bound::Unbounded).unwrap() {
+                let (key, value) = row.unwrap();
+                rows.push((table, key, value));
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn a_view_keeps_its_moment_while_commits_go_on() {
+        let backend = RedbBackend::open(InMemoryBackend::new(), RedbOptions::default()).unwrap();
+        let first = Batch { changes: vec![row(Table::History, "a", Some("1")), row(Table::Meta, "m", Some(""))] };
+        backend.commit(&first).unwrap();
+        let before = backend.view().unwrap();
+        let in_use = backend.size().in_use;
+        backend.commit(&Batch { changes: vec![row(Table::History, "a", None)] }).unwrap();
+        assert_eq!(all(&*before).len(), 2);
+        assert_eq!(all(&*backend.view().unwrap()).len(), 1);
+        assert_eq!(backend.size().in_use, in_use - 2 - ROW_OVERHEAD);
+        assert!(backend.size().total > 0);
+        let (start, end) = (Bound::Excluded(&b"z"[..]), Bound::Included(&b"a"[..]));
+        assert_eq!(before.range(Table::History, start, end).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_copy_replaces_the_database_under_live_views() {
+        let backend = RedbBackend::open(InMemoryBackend::new(), RedbOptions::default()).unwrap();
+        let value = "v".repeat(2000);
+        for step in 0..20 {
+            let changes = (0..500).map(|n| row(Table::History, &format!("{step:02}{n:04}"), Some(&value)));
+            backend.commit(&Batch { changes: changes.collect() }).unwrap();
+        }
+        let gone = (0..19).flat_map(|step| (0..500).map(move |n| format!("{step:02}{n:04}")));
+        let gone: Vec<_> = gone.map(|key| row(Table::History, &key, None)).collect();
+        backend.commit(&Batch { changes: gone }).unwrap();
+        let old = backend.view().unwrap();
+        let (expected, size) = (all(&*old), backend.size());
+        backend.replace(backend.copy_to(InMemoryBackend::new()).unwrap());
+        assert!(backend.size().total < size.total / 4, "{:?} {size:?}", backend.size());
+        assert_eq!(backend.size().in_use, size.in_use);
+        backend.commit(&Batch { changes: vec![row(Table::Meta, "after", Some("1"))] }).unwrap();
+        assert_eq!(all(&*old), expected);
+        assert_eq!(all(&*backend.view().unwrap()).len(), expected.len() + 1);
+    }
+
+    #[test]
+    fn what_is_no_database_is_refused_with_advice() {
+        let storage = InMemoryBackend::new();
+        storage.set_len(1 << 16).unwrap();
+        storage.write(0, &[0x5a; 4096]).unwrap();
+        let error = RedbBackend::open(storage, RedbOptions::default()).unwrap_err();
+        assert!(error.0.contains("while opening") && error.0.contains("snapshot"), "{error}");
+    }
+}

@@ -361,7 +361,8 @@ mod tests {
     #[test]
     fn a_view_keeps_its_moment_while_commits_go_on() {
         let backend = RedbBackend::open(InMemoryBackend::new(), RedbOptions::default()).unwrap();
-        let first = Batch { changes: vec![row(Table::History, "a", Some("1")), row(Table::Meta, "m", Some(""))] };
+        let first =
+            Batch { changes: vec![row(Table::History, "a", Some("1")), row(Table::Meta, "m", Some(""))] };
         backend.commit(&first).unwrap();
         let before = backend.view().unwrap();
         let in_use = backend.size().in_use;

@@ -260,7 +260,7 @@ fn any_revision(rng: &mut Rng, model: &Model) -> i64 {
 
 fn any_range_request(rng: &mut Rng, model: &Model) -> RangeRequest {
     let (key, range_end) = any_range(rng);
-    let mut bound = |rng: &mut Rng| if rng.chance(1, 8) { any_revision(rng, model) } else { 0 };
+    let bound = |rng: &mut Rng| if rng.chance(1, 8) { any_revision(rng, model) } else { 0 };
     RangeRequest {
         key,
         range_end,
@@ -304,12 +304,8 @@ fn any_delete(rng: &mut Rng) -> DeleteRangeRequest {
 fn any_compare(rng: &mut Rng, model: &Model) -> Compare {
     let (key, range_end) = any_range(rng);
     Compare {
-        result: [
-            CompareResult::Equal,
-            CompareResult::Greater,
-            CompareResult::Less,
-            CompareResult::NotEqual,
-        ][rng.below(4) as usize],
+        result: [CompareResult::Equal, CompareResult::Greater, CompareResult::Less, CompareResult::NotEqual]
+            [rng.below(4) as usize],
         target: match rng.below(5) {
             0 => CompareTarget::Version(rng.below(4) as i64),
             1 => CompareTarget::Create(any_revision(rng, model)),

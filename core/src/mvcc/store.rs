@@ -16,9 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::compact::Compaction;
 use super::record::{IndexRow, Meta, Record, corrupt};
 use super::view::StoreView;
-use crate::api::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody,
-};
+use crate::api::{DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody};
 use crate::backend::overlay::{Overlay, Pending};
 use crate::backend::{Backend, Batch, Table, View};
 use crate::error::{Error, Fatal};

@@ -144,7 +144,8 @@ fn ranges_name_keys_by_etcd_conventions() {
     assert_eq!((exact.kvs.len(), exact.more), (5, false));
     let counted = fixture.range(&RangeRequest { count_only: true, limit: 1, ..all() });
     assert_eq!(counted, RangeResponse { kvs: Vec::new(), more: false, count: 5 });
-    let filtered = fixture.range(&RangeRequest { min_mod_revision: 4, max_mod_revision: 5, limit: 1, ..all() });
+    let filtered =
+        fixture.range(&RangeRequest { min_mod_revision: 4, max_mod_revision: 5, limit: 1, ..all() });
     assert_eq!((filtered.kvs[0].key.clone(), filtered.more, filtered.count), (bytes("ab"), true, 5));
 }
 
@@ -304,6 +305,11 @@ fn a_transaction_that_fails_changes_nothing() {
         assert_eq!(fixture.txn(&request), Err(error));
         assert_eq!((fixture.store.revision(), fixture.keys(&all())), (3, vec!["a".to_owned()]));
     }
+    // The key is there before the transaction, but not when the put would need it.
+    let ignoring = PutRequest { ignore_value: true, ..put("a", "") };
+    let after = success(vec![RequestOp::DeleteRange(delete("a", "\0")), RequestOp::Put(ignoring)]);
+    assert_eq!(fixture.txn(&after), Err(Error::KeyNotFound));
+    assert_eq!(fixture.store.revision(), 3);
     // The error of a put is reported before that of an earlier range.
     let both = vec![range_at(9), RequestOp::Put(PutRequest { lease: 9, ..put("z", "1") })];
     let request = TxnRequest { success: both, ..TxnRequest::default() };

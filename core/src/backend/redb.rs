@@ -15,8 +15,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
-    BackendError, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    StorageBackend, TableDefinition, WriteTransaction,
+    BackendError, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 
 use super::overlay::no_keys_between;
@@ -169,8 +169,8 @@ impl RedbBackend {
 
     fn is_new(&self, opened: &Opened) -> Result<bool, Fatal> {
         let read = read(opened)?;
-        let mut tables = read.list_tables().map_err(|e| fatal("opening", &e))?;
-        Ok(tables.next().is_none())
+        let is_new = read.list_tables().map_err(|e| fatal("opening", &e))?.next().is_none();
+        Ok(is_new)
     }
 
     fn create_tables(&self, opened: &Opened) -> Result<(), Fatal> {
@@ -361,7 +361,8 @@ mod tests {
     #[test]
     fn a_view_keeps_its_moment_while_commits_go_on() {
         let backend = RedbBackend::open(InMemoryBackend::new(), RedbOptions::default()).unwrap();
-        let first = Batch { changes: vec![row(Table::History, "a", Some("1")), row(Table::Meta, "m", Some(""))] };
+        let first =
+            Batch { changes: vec![row(Table::History, "a", Some("1")), row(Table::Meta, "m", Some(""))] };
         backend.commit(&first).unwrap();
         let before = backend.view().unwrap();
         let in_use = backend.size().in_use;

@@ -15,7 +15,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::record::{IndexRow, Record, corrupt};
-use super::store::{META_COMPACTED, META_COMPACT_REVISION, META_REVISION, meta_number, meta_row};
+use super::store::{META_COMPACT_REVISION, META_COMPACTED, META_REVISION, meta_number, meta_row};
 use crate::backend::{Batch, Table, View};
 use crate::error::Fatal;
 use crate::types::Revision;

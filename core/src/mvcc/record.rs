@@ -69,7 +69,9 @@ fn put_revision(out: &mut Vec<u8>, revision: Revision) {
 fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
     let flag = |on: bool, flag| if on { flag } else { 0 };
     out.push(FORMAT);
-    out.push(flag(meta.tombstone, TOMBSTONE) | flag(meta.prev.is_some(), PREV) | flag(meta.lease != 0, LEASE));
+    out.push(
+        flag(meta.tombstone, TOMBSTONE) | flag(meta.prev.is_some(), PREV) | flag(meta.lease != 0, LEASE),
+    );
     if !meta.tombstone {
         put_number(out, meta.create_revision);
         put_number(out, meta.version);
@@ -207,7 +209,7 @@ mod tests {
     use crate::rng::Rng;
 
     fn any_meta(rng: &mut Rng) -> Meta {
-        let mut number = |rng: &mut Rng| (rng.next_u64() >> (1 + rng.below(63))) as i64;
+        let number = |rng: &mut Rng| (rng.next_u64() >> (1 + rng.below(63))) as i64;
         let prev = Some(Revision::new(number(rng), number(rng)));
         if rng.chance(1, 4) {
             return Meta { tombstone: true, prev, ..Meta::default() };

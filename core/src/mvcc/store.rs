@@ -16,9 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::compact::Compaction;
 use super::record::{IndexRow, Meta, Record, corrupt};
 use super::view::StoreView;
-use crate::api::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody,
-};
+use crate::api::{DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody};
 use crate::backend::overlay::{Overlay, Pending};
 use crate::backend::{Backend, Batch, Table, View};
 use crate::error::{Error, Fatal};
@@ -79,11 +77,11 @@ pub struct Store {
     overlay: Overlay,
     options: StoreOptions,
     revision: i64,
-    pub(super) compact_revision: i64,
+    compact_revision: i64,
     /// (revision, compact revision) as the backend has them, and as the flush under way will.
     flushed: (i64, i64),
     flushing: Option<(i64, i64)>,
-    pub(super) compacted: i64,
+    compacted: i64,
     compacting: bool,
 }
 

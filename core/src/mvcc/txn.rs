@@ -92,16 +92,22 @@ impl StoreView {
         Ok(Plan { succeeded, steps: branch.iter().map(step).collect::<Result<_, Fatal>>()? })
     }
 
+    /// Checks the puts in order. `deleted` gathers the deletions that come before: a put that keeps
+    /// the value or lease of a key finds none to keep after one of these.
     fn check_puts(
         &self,
         plan: &Plan<'_>,
+        deleted: &mut Vec<KeyRange>,
         lease_exists: &dyn Fn(LeaseId) -> bool,
     ) -> Result<Result<(), Error>, Fatal> {
         for step in &plan.steps {
             let checked = match step {
                 Step::Put(put) => {
                     let needs_key = put.ignore_value || put.ignore_lease;
-                    if needs_key && self.index(&put.key)?.is_none_or(|row| row.meta.tombstone) {
+                    if needs_key
+                        && (deleted.iter().any(|range| range.contains(&put.key))
+                            || self.index(&put.key)?.is_none_or(|row| row.meta.tombstone))
+                    {
                         Err(Error::KeyNotFound)
                     } else if put.lease != 0 && !lease_exists(put.lease) {
                         Err(Error::LeaseNotFound)
@@ -109,8 +115,12 @@ impl StoreView {
                         Ok(())
                     }
                 }
-                Step::Txn(plan) => self.check_puts(plan, lease_exists)?,
-                Step::Range(_) | Step::DeleteRange(_) => Ok(()),
+                Step::Txn(plan) => self.check_puts(plan, deleted, lease_exists)?,
+                Step::DeleteRange(request) => {
+                    deleted.push(request.range());
+                    Ok(())
+                }
+                Step::Range(_) => Ok(()),
             };
             if checked.is_err() {
                 return Ok(checked);
@@ -172,7 +182,7 @@ impl Store {
     ) -> Result<Outcome, Fatal> {
         let before = self.view();
         let plan = before.plan(request)?;
-        let mut checked = before.check_puts(&plan, lease_exists)?;
+        let mut checked = before.check_puts(&plan, &mut Vec::new(), lease_exists)?;
         if checked.is_ok() {
             checked = before.check_ranges(&plan);
         }

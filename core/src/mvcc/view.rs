@@ -246,18 +246,15 @@ impl StoreView {
     ///
     /// # Errors
     /// The backend failed or a row is corrupt.
-    pub fn changes(
-        &self,
-        from: Revision,
-        rows_max: usize,
-    ) -> Result<(Vec<Change>, Option<Revision>), Fatal> {
+    pub fn changes(&self, from: Revision, rows_max: usize) -> Result<(Vec<Change>, Option<Revision>), Fatal> {
         let mut changes: Vec<Change> = Vec::new();
         let start = from.to_bytes();
         for row in self.rows.range(Table::History, Bound::Included(&start), Bound::Unbounded)? {
             let (key, row) = row?;
             let revision = Revision::from_bytes(&key)
                 .ok_or_else(|| corrupt(Table::History, &key, "the key is no revision"))?;
-            if changes.len() >= rows_max && changes.last().is_some_and(|last| last.revision.main < revision.main)
+            if changes.len() >= rows_max
+                && changes.last().is_some_and(|last| last.revision.main < revision.main)
             {
                 return Ok((changes, Some(Revision::new(revision.main, 0))));
             }

@@ -31,6 +31,11 @@ impl MemBackend {
         Self::default()
     }
 
+    /// Goes on with another's state, as when a received snapshot is installed.
+    pub fn replace(&self, other: MemBackend) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = other.state();
+    }
+
     fn state(&self) -> Arc<State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

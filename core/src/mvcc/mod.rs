@@ -15,6 +15,7 @@ mod record;
 mod store;
 mod txn;
 mod view;
+mod whole;
 
 pub use check::{
     check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable, put_cost, txn_cost,

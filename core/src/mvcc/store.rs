@@ -77,11 +77,11 @@ pub struct Store {
     overlay: Overlay,
     options: StoreOptions,
     revision: i64,
-    compact_revision: i64,
+    pub(super) compact_revision: i64,
     /// (revision, compact revision) as the backend has them, and as the flush under way will.
     flushed: (i64, i64),
     flushing: Option<(i64, i64)>,
-    compacted: i64,
+    pub(super) compacted: i64,
     compacting: bool,
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::api::{WatchCreateRequest, WatchFilter, WatchResponse};
 use crate::time::Time;
+use crate::types::EventKind;
 
 /// A history in memory that compacts as the store does and remembers everything for the checks.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::rng::Rng;
-use crate::types::KeyRange;
+use crate::types::{EventKind, KeyRange};
 
 #[derive(Debug)]
 struct Client {

@@ -145,16 +145,12 @@ async fn first_put(
     loop {
         let message = watcher.next().await?;
         watcher.credit()?;
+        if recipe::canceled(&message)? {
+            return Ok(None);
+        }
         if let Some(event) = message.events.into_iter().next() {
             // Changes after this one must be seen, so the header is as old as the key.
             return Ok(Some((member.header(event.kv.mod_revision), event.kv)));
-        }
-        if message.canceled {
-            return if message.compact_revision > 0 {
-                Ok(None)
-            } else {
-                Err(Error::Other(message.cancel_reason))
-            };
         }
     }
 }

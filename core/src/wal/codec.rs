@@ -152,7 +152,8 @@ impl BatchHead {
     /// The head at the start of `bytes`, when its crc agrees.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut bytes = bytes.get(..HEAD_LEN)?;
-        if bytes.get_u32_le() != BATCH_MAGIC || bytes.get_u32_le() != crc32fast::hash(&bytes[4..]) {
+        let (magic, crc) = (bytes.get_u32_le(), bytes.get_u32_le());
+        if magic != BATCH_MAGIC || crc != crc32fast::hash(bytes) {
             return None;
         }
         let (seq, number) = (bytes.get_u64_le(), bytes.get_u64_le());

@@ -81,6 +81,8 @@ pub struct Wal<D: Disk> {
     full: VecDeque<Segment>,
     active: Active<D::File>,
     spares: Vec<Spare<D::File>>,
+    /// The number of the next spare's name, which no file of the directory has.
+    spare_number: u64,
     /// The last batch needs no successor to be told from a torn one.
     sealed: bool,
     poisoned: Option<String>,
@@ -90,6 +92,10 @@ pub struct Wal<D: Disk> {
 /// The name of a segment: its place in the sequence and the first index that it may hold, as etcd's.
 pub(super) fn segment_name(seq: u64, first_index: u64) -> String {
     format!("{seq:016x}-{first_index:016x}{SEGMENT_SUFFIX}")
+}
+
+fn spare_name(number: u64) -> String {
+    format!("{number:016x}{SPARE_SUFFIX}")
 }
 
 /// The inverse of [`segment_name`].
@@ -146,7 +152,7 @@ impl<D: Disk> Wal<D> {
             previous_batches: 0,
             previous_chain: 0,
         };
-        let temporary = format!("{:016x}{SPARE_SUFFIX}", header.seq);
+        let temporary = spare_name(0);
         let file = disk.create(&temporary).map_err(WalError::io(&temporary, "create"))?;
         let active = start_segment(&temporary, file, 0, &header)?;
         let mut wal = Self {
@@ -158,6 +164,7 @@ impl<D: Disk> Wal<D> {
             full: VecDeque::new(),
             active,
             spares: Vec::new(),
+            spare_number: 1,
             sealed: false,
             poisoned: None,
             buf: Vec::new(),
@@ -185,6 +192,7 @@ impl<D: Disk> Wal<D> {
             full: replayed.full,
             active: replayed.active,
             spares: Vec::new(),
+            spare_number: 0,
             sealed: replayed.sealed,
             poisoned: None,
             buf: Vec::new(),
@@ -193,6 +201,8 @@ impl<D: Disk> Wal<D> {
         names.retain(|name| name.ends_with(SPARE_SUFFIX));
         names.sort_unstable();
         for name in names {
+            let number = name.strip_suffix(SPARE_SUFFIX).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            wal.spare_number = wal.spare_number.max(number.map_or(0, |number| number.saturating_add(1)));
             wal.keep_spare(name)?;
         }
         Ok((wal, replayed.recovered))
@@ -244,8 +254,8 @@ impl<D: Disk> Wal<D> {
         self.guarded(|wal| {
             while wal.full.front().is_some_and(|segment| segment.index_max <= index) {
                 let segment = wal.full.pop_front().expect("the loop's condition saw it");
-                let spare = format!("{:016x}{SPARE_SUFFIX}", segment.seq);
                 let keep = wal.spares.len() < SPARES_MAX;
+                let spare = wal.next_spare_name();
                 if keep {
                     wal.disk.rename(&segment.name, &spare).map_err(WalError::io(&segment.name, "rename"))?;
                 } else {
@@ -269,7 +279,7 @@ impl<D: Disk> Wal<D> {
     pub fn prepare_next(&mut self) -> Result<bool, WalError> {
         self.check_poison()?;
         if self.spares.is_empty() {
-            let name = format!("{:016x}{SPARE_SUFFIX}", self.active.segment.seq + 1);
+            let name = self.next_spare_name();
             let file = self.disk.create(&name).map_err(WalError::io(&name, "create"))?;
             self.spares.push(Spare { name, file, len: 0 });
         }
@@ -376,7 +386,7 @@ impl<D: Disk> Wal<D> {
     fn cut(&mut self) -> Result<(), WalError> {
         let seq = self.active.segment.seq + 1;
         let spare = if self.spares.is_empty() {
-            let name = format!("{seq:016x}{SPARE_SUFFIX}");
+            let name = self.next_spare_name();
             let file = self.disk.create(&name).map_err(WalError::io(&name, "create"))?;
             Spare { name, file, len: 0 }
         } else {
@@ -402,6 +412,11 @@ impl<D: Disk> Wal<D> {
         self.active.segment.name = name;
         self.full.push_back(full.segment);
         Ok(())
+    }
+
+    fn next_spare_name(&mut self) -> String {
+        self.spare_number += 1;
+        spare_name(self.spare_number - 1)
     }
 
     fn name_segment(&self, temporary: &str, name: &str) -> Result<(), WalError> {

@@ -133,7 +133,12 @@ impl<D: Disk> Wal<D> {
     ///
     /// # Panics
     /// As [`Wal::append`].
-    pub fn create(disk: D, metadata: Metadata, first: &Append, options: WalOptions) -> Result<Self, WalError> {
+    pub fn create(
+        disk: D,
+        metadata: Metadata,
+        first: &Append,
+        options: WalOptions,
+    ) -> Result<Self, WalError> {
         let names = disk.list().map_err(WalError::io(".", "list"))?;
         for name in names {
             if name.ends_with(SEGMENT_SUFFIX) {
@@ -289,7 +294,8 @@ impl<D: Disk> Wal<D> {
             return Ok(false);
         }
         let end = (spare.len + GROW_BYTES).min(segment_bytes);
-        let grown = write_zeros(&spare.file, spare.len, end).and_then(|()| if fsync { spare.file.sync_data() } else { Ok(()) });
+        let grown = write_zeros(&spare.file, spare.len, end)
+            .and_then(|()| if fsync { spare.file.sync_data() } else { Ok(()) });
         if let Err(error) = grown {
             let spare = self.spares.remove(0);
             // It may fail as well; the next open finds the file and uses what there is of it.
@@ -324,8 +330,10 @@ impl<D: Disk> Wal<D> {
     fn write_append(&mut self, append: &Append) -> Result<AppendStats, WalError> {
         let hard_state = append.hard_state.unwrap_or(self.hard_state);
         self.check_append(append, &hard_state);
-        let previous_term =
-            self.extent.previous_term(append).expect("an append continues or replaces the log, it leaves no gap");
+        let previous_term = self
+            .extent
+            .previous_term(append)
+            .expect("an append continues or replaces the log, it leaves no gap");
         let len = sectors(codec::batch_len(append));
         let full = self.active.offset + len + RESERVED_BYTES > self.options.segment_bytes;
         if full && self.active.link.number > 0 {
@@ -345,7 +353,11 @@ impl<D: Disk> Wal<D> {
         assert!(contiguous, "the entries of an append are contiguous");
         if let (None, Some(first)) = (append.log_start, append.entries.first()) {
             let start = self.extent.start.index;
-            assert!(first.index > start, "entry {} is before the log, which starts after {start}", first.index);
+            assert!(
+                first.index > start,
+                "entry {} is before the log, which starts after {start}",
+                first.index
+            );
         }
         let before = &self.hard_state;
         assert!(
@@ -445,7 +457,12 @@ impl<D: Disk> Wal<D> {
 }
 
 /// Writes both copies of a segment's header; the caller syncs.
-fn start_segment<F: DiskFile>(name: &str, file: F, len: u64, header: &SegmentHeader) -> Result<Active<F>, WalError> {
+fn start_segment<F: DiskFile>(
+    name: &str,
+    file: F,
+    len: u64,
+    header: &SegmentHeader,
+) -> Result<Active<F>, WalError> {
     let (sector, crc) = header.encode();
     file.write_all_at(0, &sector.repeat(2)).map_err(WalError::io(name, "write"))?;
     Ok(Active {

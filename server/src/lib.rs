@@ -1,1 +1,3 @@
 //! Cairn's server process: configuration, driver, files, metrics.
+
+pub mod wal_disk;

@@ -152,7 +152,8 @@ impl BatchHead {
     /// The head at the start of `bytes`, when its crc agrees.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut bytes = bytes.get(..HEAD_LEN)?;
-        if bytes.get_u32_le() != BATCH_MAGIC || bytes.get_u32_le() != crc32fast::hash(&bytes[4..]) {
+        let (magic, crc) = (bytes.get_u32_le(), bytes.get_u32_le());
+        if magic != BATCH_MAGIC || crc != crc32fast::hash(bytes) {
             return None;
         }
         let (seq, number) = (bytes.get_u64_le(), bytes.get_u64_le());
@@ -289,7 +290,8 @@ pub(super) fn decode_batch(bytes: &Bytes, head: &BatchHead) -> Result<Batch, Bat
     }
     let (mut rows, mut tail) = covered.split_at(count * ROW_LEN);
     let hard_state = take_hard_state(&mut tail);
-    if hard_state != head.hard_state || tail.get_u32_le() != head.count || tail.get_u32_le() != TRAILER_MAGIC {
+    if hard_state != head.hard_state || tail.get_u32_le() != head.count || tail.get_u32_le() != TRAILER_MAGIC
+    {
         return Err(damage("the batch's head and trailer contradict each other"));
     }
 
@@ -300,9 +302,13 @@ pub(super) fn decode_batch(bytes: &Bytes, head: &BatchHead) -> Result<Batch, Bat
         let (offset, crc) = (rows.get_u64_le(), rows.get_u32_le());
         let (entry, next) = decode_entry(bytes, at, trailer_start, crc)
             .map_err(|what| BatchDamage { what, entry: Some(id) })?;
-        let contiguous = entries.last().is_none_or(|before: &LogEntry| before.index.checked_add(1) == Some(id.index));
+        let contiguous =
+            entries.last().is_none_or(|before: &LogEntry| before.index.checked_add(1) == Some(id.index));
         if (entry.term, entry.index) != (id.term, id.index) || offset != at as u64 || !contiguous {
-            return Err(BatchDamage { what: "an entry is not the one that the trailer names", entry: Some(id) });
+            return Err(BatchDamage {
+                what: "an entry is not the one that the trailer names",
+                entry: Some(id),
+            });
         }
         entries.push(entry);
         at = next;

@@ -81,6 +81,8 @@ pub struct Wal<D: Disk> {
     full: VecDeque<Segment>,
     active: Active<D::File>,
     spares: Vec<Spare<D::File>>,
+    /// The number of the next spare's name, which no file of the directory has.
+    spare_number: u64,
     /// The last batch needs no successor to be told from a torn one.
     sealed: bool,
     poisoned: Option<String>,
@@ -90,6 +92,10 @@ pub struct Wal<D: Disk> {
 /// The name of a segment: its place in the sequence and the first index that it may hold, as etcd's.
 pub(super) fn segment_name(seq: u64, first_index: u64) -> String {
     format!("{seq:016x}-{first_index:016x}{SEGMENT_SUFFIX}")
+}
+
+fn spare_name(number: u64) -> String {
+    format!("{number:016x}{SPARE_SUFFIX}")
 }
 
 /// The inverse of [`segment_name`].
@@ -127,7 +133,12 @@ impl<D: Disk> Wal<D> {
     ///
     /// # Panics
     /// As [`Wal::append`].
-    pub fn create(disk: D, metadata: Metadata, first: &Append, options: WalOptions) -> Result<Self, WalError> {
+    pub fn create(
+        disk: D,
+        metadata: Metadata,
+        first: &Append,
+        options: WalOptions,
+    ) -> Result<Self, WalError> {
         let names = disk.list().map_err(WalError::io(".", "list"))?;
         for name in names {
             if name.ends_with(SEGMENT_SUFFIX) {
@@ -146,7 +157,7 @@ impl<D: Disk> Wal<D> {
             previous_batches: 0,
             previous_chain: 0,
         };
-        let temporary = format!("{:016x}{SPARE_SUFFIX}", header.seq);
+        let temporary = spare_name(0);
         let file = disk.create(&temporary).map_err(WalError::io(&temporary, "create"))?;
         let active = start_segment(&temporary, file, 0, &header)?;
         let mut wal = Self {
@@ -158,6 +169,7 @@ impl<D: Disk> Wal<D> {
             full: VecDeque::new(),
             active,
             spares: Vec::new(),
+            spare_number: 1,
             sealed: false,
             poisoned: None,
             buf: Vec::new(),
@@ -185,6 +197,7 @@ impl<D: Disk> Wal<D> {
             full: replayed.full,
             active: replayed.active,
             spares: Vec::new(),
+            spare_number: 0,
             sealed: replayed.sealed,
             poisoned: None,
             buf: Vec::new(),
@@ -193,6 +206,8 @@ impl<D: Disk> Wal<D> {
         names.retain(|name| name.ends_with(SPARE_SUFFIX));
         names.sort_unstable();
         for name in names {
+            let number = name.strip_suffix(SPARE_SUFFIX).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            wal.spare_number = wal.spare_number.max(number.map_or(0, |number| number.saturating_add(1)));
             wal.keep_spare(name)?;
         }
         Ok((wal, replayed.recovered))
@@ -244,8 +259,8 @@ impl<D: Disk> Wal<D> {
         self.guarded(|wal| {
             while wal.full.front().is_some_and(|segment| segment.index_max <= index) {
                 let segment = wal.full.pop_front().expect("the loop's condition saw it");
-                let spare = format!("{:016x}{SPARE_SUFFIX}", segment.seq);
                 let keep = wal.spares.len() < SPARES_MAX;
+                let spare = wal.next_spare_name();
                 if keep {
                     wal.disk.rename(&segment.name, &spare).map_err(WalError::io(&segment.name, "rename"))?;
                 } else {
@@ -269,7 +284,7 @@ impl<D: Disk> Wal<D> {
     pub fn prepare_next(&mut self) -> Result<bool, WalError> {
         self.check_poison()?;
         if self.spares.is_empty() {
-            let name = format!("{:016x}{SPARE_SUFFIX}", self.active.segment.seq + 1);
+            let name = self.next_spare_name();
             let file = self.disk.create(&name).map_err(WalError::io(&name, "create"))?;
             self.spares.push(Spare { name, file, len: 0 });
         }
@@ -279,7 +294,8 @@ impl<D: Disk> Wal<D> {
             return Ok(false);
         }
         let end = (spare.len + GROW_BYTES).min(segment_bytes);
-        let grown = write_zeros(&spare.file, spare.len, end).and_then(|()| if fsync { spare.file.sync_data() } else { Ok(()) });
+        let grown = write_zeros(&spare.file, spare.len, end)
+            .and_then(|()| if fsync { spare.file.sync_data() } else { Ok(()) });
         if let Err(error) = grown {
             let spare = self.spares.remove(0);
             // It may fail as well; the next open finds the file and uses what there is of it.
@@ -314,8 +330,10 @@ impl<D: Disk> Wal<D> {
     fn write_append(&mut self, append: &Append) -> Result<AppendStats, WalError> {
         let hard_state = append.hard_state.unwrap_or(self.hard_state);
         self.check_append(append, &hard_state);
-        let previous_term =
-            self.extent.previous_term(append).expect("an append continues or replaces the log, it leaves no gap");
+        let previous_term = self
+            .extent
+            .previous_term(append)
+            .expect("an append continues or replaces the log, it leaves no gap");
         let len = sectors(codec::batch_len(append));
         let full = self.active.offset + len + RESERVED_BYTES > self.options.segment_bytes;
         if full && self.active.link.number > 0 {
@@ -335,7 +353,11 @@ impl<D: Disk> Wal<D> {
         assert!(contiguous, "the entries of an append are contiguous");
         if let (None, Some(first)) = (append.log_start, append.entries.first()) {
             let start = self.extent.start.index;
-            assert!(first.index > start, "entry {} is before the log, which starts after {start}", first.index);
+            assert!(
+                first.index > start,
+                "entry {} is before the log, which starts after {start}",
+                first.index
+            );
         }
         let before = &self.hard_state;
         assert!(
@@ -376,7 +398,7 @@ impl<D: Disk> Wal<D> {
     fn cut(&mut self) -> Result<(), WalError> {
         let seq = self.active.segment.seq + 1;
         let spare = if self.spares.is_empty() {
-            let name = format!("{seq:016x}{SPARE_SUFFIX}");
+            let name = self.next_spare_name();
             let file = self.disk.create(&name).map_err(WalError::io(&name, "create"))?;
             Spare { name, file, len: 0 }
         } else {
@@ -402,6 +424,11 @@ impl<D: Disk> Wal<D> {
         self.active.segment.name = name;
         self.full.push_back(full.segment);
         Ok(())
+    }
+
+    fn next_spare_name(&mut self) -> String {
+        self.spare_number += 1;
+        spare_name(self.spare_number - 1)
     }
 
     fn name_segment(&self, temporary: &str, name: &str) -> Result<(), WalError> {
@@ -430,7 +457,12 @@ impl<D: Disk> Wal<D> {
 }
 
 /// Writes both copies of a segment's header; the caller syncs.
-fn start_segment<F: DiskFile>(name: &str, file: F, len: u64, header: &SegmentHeader) -> Result<Active<F>, WalError> {
+fn start_segment<F: DiskFile>(
+    name: &str,
+    file: F,
+    len: u64,
+    header: &SegmentHeader,
+) -> Result<Active<F>, WalError> {
     let (sector, crc) = header.encode();
     file.write_all_at(0, &sector.repeat(2)).map_err(WalError::io(name, "write"))?;
     Ok(Active {

@@ -6,6 +6,7 @@
 //! it differs from the disk and succeeds the next time, as ext4, XFS and Btrfs do (ATC'20).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,11 +44,18 @@ enum NameChange {
     Remove(String),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 struct Data {
     cached: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<u64>,
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cached, durable) = (self.cached.len(), self.durable.len());
+        write!(f, "{cached} bytes, {durable} on the disk, {} sectors dirty", self.dirty.len())
+    }
 }
 
 impl NameChange {
@@ -205,15 +213,11 @@ impl MemDisk {
     /// A copy that shares nothing with this one.
     pub fn duplicate(&self) -> Self {
         let state = self.state();
-        let files = state.files.iter().map(|(id, data)| {
-            let copy = Data { cached: data.cached.clone(), durable: data.durable.clone(), dirty: data.dirty.clone() };
-            (*id, copy)
-        });
         Self(Arc::new(Mutex::new(State {
             names: state.names.clone(),
             names_durable: state.names_durable.clone(),
             renames: state.renames.clone(),
-            files: files.collect(),
+            files: state.files.clone(),
             next_id: state.next_id,
             changes_left: state.changes_left,
             syncs_to_fail: state.syncs_to_fail,

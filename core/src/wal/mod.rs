@@ -198,7 +198,9 @@ pub enum WalError {
         entry: Option<EntryId>,
     },
     /// A segment was written by another version.
-    #[error("write-ahead log: {file} has format version {found}, this build reads version 1 only; run the version of Cairn that wrote it")]
+    #[error(
+        "write-ahead log: {file} has format version {found}, this build reads version 1 only; run the version of Cairn that wrote it"
+    )]
     Version {
         /// The segment.
         file: String,

@@ -15,10 +15,14 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::codec::{self, BATCHES_OFFSET, Batch, BatchHead, HEAD_LEN, HeaderDamage, Link, SegmentHeader, sectors};
+use super::codec::{
+    self, BATCHES_OFFSET, Batch, BatchHead, HEAD_LEN, HeaderDamage, Link, SegmentHeader, sectors,
+};
 use super::disk::{Disk, DiskFile, SECTOR};
 use super::extent::Extent;
-use super::log::{Active, Segment, parse_segment_name, segment_name, segment_names, void_replaced, write_zeros};
+use super::log::{
+    Active, Segment, parse_segment_name, segment_name, segment_names, void_replaced, write_zeros,
+};
 use super::{EntryId, HardState, Recovered, TailReport, WalError};
 
 /// How much of a segment is looked through at a time.
@@ -45,11 +49,19 @@ struct Opened<F> {
 
 /// What stands where a batch may begin.
 enum Found {
-    Batch { raw: Bytes, head: BatchHead, batch: Batch },
+    Batch {
+        raw: Bytes,
+        head: BatchHead,
+        batch: Batch,
+    },
     /// Zeros, or what an older segment left.
     Nothing,
     /// Something of this segment; `len` when the batch's head is whole.
-    Damaged { what: &'static str, entry: Option<EntryId>, len: Option<u64> },
+    Damaged {
+        what: &'static str,
+        entry: Option<EntryId>,
+        len: Option<u64>,
+    },
 }
 
 /// Whether a member that promised `before` may promise `after`.

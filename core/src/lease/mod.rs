@@ -112,8 +112,8 @@ impl Default for LessorOptions {
 pub struct Renewal {
     /// The TTL that the lease has again, in seconds.
     pub ttl: i64,
-    /// A checkpoint is in force that a later leader would count from: a checkpoint of 0 must be
-    /// proposed, ideally before the client is answered.
+    /// A checkpoint is in force or on its way that a later leader would count from: a checkpoint of 0
+    /// must be proposed, and applied before the client is answered.
     pub reset_checkpoint: bool,
 }
 
@@ -226,9 +226,9 @@ impl Lessor {
         let entry = self.leases.get_mut(&id)?;
         // A remainder above the TTL would lengthen the lease.
         entry.lease.remaining_ttl = remaining.clamp(0, entry.lease.ttl);
-        if self.primary && remaining > 0 {
+        if self.primary {
             entry.checkpointing = false;
-            if entry.stale {
+            if entry.stale && remaining > 0 {
                 // Proposed before the last renewal and applied after it: it must be taken back.
                 let at = entry.checkpoint_at.replace(Time(0));
                 if let Some(at) = at {
@@ -285,9 +285,10 @@ impl Lessor {
             return None;
         }
         let lease = entry.lease;
+        let reset_checkpoint = lease.remaining_ttl > 0 || entry.checkpointing;
         entry.stale |= entry.checkpointing;
         self.run(id, lease.ttl, now);
-        Some(Renewal { ttl: lease.ttl, reset_checkpoint: lease.remaining_ttl > 0 })
+        Some(Renewal { ttl: lease.ttl, reset_checkpoint })
     }
 
     /// Granted and remaining seconds. Only the primary's answer moves with time.
@@ -342,8 +343,8 @@ impl Lessor {
                 out.push((id, 0));
             } else if left > Duration::ZERO {
                 entry.checkpointing = true;
-                // Rounded down, or the remaining time would grow; 0 would mean the full TTL.
-                out.push((id, whole_seconds(left).max(1)));
+                // Rounded up: a later leader must not revoke what this one promised.
+                out.push((id, whole_seconds(left + SECOND - Duration::from_nanos(1))));
             }
             self.schedule_checkpoint(id, now);
         }

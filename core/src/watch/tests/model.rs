@@ -5,7 +5,7 @@
 //! contain exactly the matching changes between that revision and the one that the response reaches,
 //! which is the first seven at once; the last two compare the events with the history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::rng::Rng;
@@ -19,6 +19,8 @@ struct Client {
     /// Fragments of a response that is not complete.
     partial: Option<WatchResponse>,
     unread: u32,
+    /// Ids that the client sent a cancel for. (It may meet another watcher that got the same id.)
+    canceled: BTreeSet<i64>,
 }
 
 #[derive(Debug)]
@@ -26,8 +28,6 @@ struct Known {
     request: WatchCreateRequest,
     /// The first revision that the client knows nothing of.
     next: i64,
-    /// The client sent a cancel.
-    canceling: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,8 +132,13 @@ impl Model {
             30..33 => {
                 self.streams += 1;
                 self.hub.open(self.streams);
-                let client =
-                    Client { asked: VecDeque::new(), watchers: BTreeMap::new(), partial: None, unread: 0 };
+                let client = Client {
+                    asked: VecDeque::new(),
+                    watchers: BTreeMap::new(),
+                    partial: None,
+                    unread: 0,
+                    canceled: BTreeSet::new(),
+                };
                 self.clients.insert(self.streams, client);
             }
             33..34 => {
@@ -150,8 +155,8 @@ impl Model {
             42..44 => {
                 if let Some(stream) = self.stream() {
                     let client = self.clients.get_mut(&stream).unwrap();
-                    if let Some((&id, known)) = client.watchers.iter_mut().next() {
-                        known.canceling = true;
+                    if let Some((&id, _)) = client.watchers.iter().next() {
+                        client.canceled.insert(id);
                         self.hub.cancel(stream, id);
                     }
                 }
@@ -238,7 +243,7 @@ impl Model {
             assert!(request.watch_id == 0 || request.watch_id == id, "{context}");
             let next =
                 if request.start_revision == 0 { response.revision + 1 } else { request.start_revision };
-            let before = client.watchers.insert(id, Known { request, next, canceling: false });
+            let before = client.watchers.insert(id, Known { request, next });
             assert!(before.is_none(), "an id is not given twice: {context}");
         } else if response.canceled {
             let known = client.watchers.remove(&id).expect("only a known watcher is canceled");
@@ -246,7 +251,7 @@ impl Model {
                 assert!(known.next < response.compact_revision && response.revision == 0, "{context}");
                 self.seen.compacted += 1;
             } else {
-                assert!(known.canceling, "{context}");
+                assert!(client.canceled.contains(&id), "{context}");
                 self.seen.canceled += 1;
             }
         } else if id == -1 {
@@ -302,7 +307,6 @@ impl Model {
             assert!(client.asked.is_empty() && client.partial.is_none());
             for known in client.watchers.values() {
                 watchers += 1;
-                assert!(!known.canceling);
                 assert_eq!(missing(&self.store, known, self.store.revision), [], "seed {}", self.seed);
             }
         }

@@ -112,8 +112,8 @@ impl Default for LessorOptions {
 pub struct Renewal {
     /// The TTL that the lease has again, in seconds.
     pub ttl: i64,
-    /// A checkpoint is in force that a later leader would count from: a checkpoint of 0 must be
-    /// proposed, ideally before the client is answered.
+    /// A checkpoint is in force or on its way that a later leader would count from: a checkpoint of 0
+    /// must be proposed, and applied before the client is answered.
     pub reset_checkpoint: bool,
 }
 
@@ -125,10 +125,8 @@ struct Entry {
     /// When `due` looks at it: the expiry, later the retry.
     due_at: Time,
     checkpoint_at: Option<Time>,
-    /// A checkpoint was handed out and has not been applied.
-    checkpointing: bool,
-    /// It was renewed meanwhile, so that checkpoint is stale when it arrives.
-    stale: bool,
+    /// The last checkpoint that was handed out since the last renewal; any other one is stale.
+    checkpointed: Option<i64>,
 }
 
 /// All leases of the cluster, and on the leader their expiry.
@@ -226,16 +224,13 @@ impl Lessor {
         let entry = self.leases.get_mut(&id)?;
         // A remainder above the TTL would lengthen the lease.
         entry.lease.remaining_ttl = remaining.clamp(0, entry.lease.ttl);
-        if self.primary && remaining > 0 {
-            entry.checkpointing = false;
-            if entry.stale {
-                // Proposed before the last renewal and applied after it: it must be taken back.
-                let at = entry.checkpoint_at.replace(Time(0));
-                if let Some(at) = at {
-                    self.checkpoints.remove(&(at, id));
-                }
-                self.checkpoints.insert((Time(0), id));
+        if self.primary && remaining > 0 && entry.checkpointed != Some(remaining) {
+            // Proposed before the last renewal and applied after it, or overtaken by another one: a new
+            // checkpoint must replace it at once.
+            if let Some(at) = entry.checkpoint_at.replace(Time(0)) {
+                self.checkpoints.remove(&(at, id));
             }
+            self.checkpoints.insert((Time(0), id));
         }
         Some(entry.lease)
     }
@@ -273,7 +268,7 @@ impl Lessor {
         self.checkpoints.clear();
         self.named.clear();
         for entry in self.leases.values_mut() {
-            (entry.checkpoint_at, entry.checkpointing, entry.stale) = (None, false, false);
+            (entry.checkpoint_at, entry.checkpointed) = (None, None);
         }
     }
 
@@ -285,9 +280,10 @@ impl Lessor {
             return None;
         }
         let lease = entry.lease;
-        entry.stale |= entry.checkpointing;
+        let reset_checkpoint = lease.remaining_ttl > 0 || entry.checkpointed.is_some();
+        entry.checkpointed = None;
         self.run(id, lease.ttl, now);
-        Some(Renewal { ttl: lease.ttl, reset_checkpoint: lease.remaining_ttl > 0 })
+        Some(Renewal { ttl: lease.ttl, reset_checkpoint })
     }
 
     /// Granted and remaining seconds. Only the primary's answer moves with time.
@@ -343,12 +339,11 @@ impl Lessor {
             let entry = self.leases.get_mut(&id).expect("a scheduled lease exists");
             entry.checkpoint_at = None;
             let left = entry.expiry.since(now);
-            if std::mem::take(&mut entry.stale) && entry.lease.remaining_ttl > 0 {
-                out.push((id, 0));
-            } else if left > Duration::ZERO {
-                entry.checkpointing = true;
-                // Rounded down, or the remaining time would grow; 0 would mean the full TTL.
-                out.push((id, whole_seconds(left).max(1)));
+            if left > Duration::ZERO {
+                // Rounded up: a later leader must not revoke what this one promised.
+                let left = whole_seconds(left + SECOND - Duration::from_nanos(1));
+                entry.checkpointed = Some(left);
+                out.push((id, left));
             }
             self.schedule_checkpoint(id, now);
         }
@@ -430,14 +425,7 @@ impl Lessor {
 
 impl Entry {
     fn new(lease: Lease) -> Self {
-        Self {
-            lease,
-            expiry: Time(0),
-            due_at: Time(0),
-            checkpoint_at: None,
-            checkpointing: false,
-            stale: false,
-        }
+        Self { lease, expiry: Time(0), due_at: Time(0), checkpoint_at: None, checkpointed: None }
     }
 }
 

@@ -5,7 +5,7 @@
 //! contain exactly the matching changes between that revision and the one that the response reaches,
 //! which is the first seven at once; the last two compare the events with the history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::rng::Rng;
@@ -19,6 +19,8 @@ struct Client {
     /// Fragments of a response that is not complete.
     partial: Option<WatchResponse>,
     unread: u32,
+    /// Ids that the client sent a cancel for. (It may meet another watcher that got the same id.)
+    canceled: BTreeSet<i64>,
 }
 
 #[derive(Debug)]
@@ -26,8 +28,6 @@ struct Known {
     request: WatchCreateRequest,
     /// The first revision that the client knows nothing of.
     next: i64,
-    /// The client sent a cancel.
-    canceling: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,8 +132,13 @@ impl Model {
             30..33 => {
                 self.streams += 1;
                 self.hub.open(self.streams);
-                let client =
-                    Client { asked: VecDeque::new(), watchers: BTreeMap::new(), partial: None, unread: 0 };
+                let client = Client {
+                    asked: VecDeque::new(),
+                    watchers: BTreeMap::new(),
+                    partial: None,
+                    unread: 0,
+                    canceled: BTreeSet::new(),
+                };
                 self.clients.insert(self.streams, client);
             }
             33..34 => {
@@ -150,8 +155,8 @@ impl Model {
             42..44 => {
                 if let Some(stream) = self.stream() {
                     let client = self.clients.get_mut(&stream).unwrap();
-                    if let Some((&id, known)) = client.watchers.iter_mut().next() {
-                        known.canceling = true;
+                    if let Some((&id, _)) = client.watchers.iter().next() {
+                        client.canceled.insert(id);
                         self.hub.cancel(stream, id);
                     }
                 }
@@ -177,8 +182,8 @@ impl Model {
                     self.poll();
                 }
             }
-            92..95 => self.now = self.now + Duration::from_millis(self.rng.below(60)),
-            95..98 => {
+            92..97 => self.now = self.now + Duration::from_millis(self.rng.below(60)),
+            97..98 => {
                 let up_to = self.store.revision - self.store.compacted;
                 let by = if self.rng.chance(1, 3) { self.rng.below(up_to as u64 + 1) as i64 } else { 0 };
                 self.store.compact(self.store.compacted + by);
@@ -187,7 +192,7 @@ impl Model {
                 for _ in 0..self.rng.below(10) {
                     self.txn();
                 }
-                if self.rng.chance(1, 2) {
+                if self.rng.chance(1, 4) {
                     self.store.compact(self.store.revision - self.rng.below(2) as i64);
                 }
                 self.hub.restored(&self.store);
@@ -238,7 +243,7 @@ impl Model {
             assert!(request.watch_id == 0 || request.watch_id == id, "{context}");
             let next =
                 if request.start_revision == 0 { response.revision + 1 } else { request.start_revision };
-            let before = client.watchers.insert(id, Known { request, next, canceling: false });
+            let before = client.watchers.insert(id, Known { request, next });
             assert!(before.is_none(), "an id is not given twice: {context}");
         } else if response.canceled {
             let known = client.watchers.remove(&id).expect("only a known watcher is canceled");
@@ -246,7 +251,7 @@ impl Model {
                 assert!(known.next < response.compact_revision && response.revision == 0, "{context}");
                 self.seen.compacted += 1;
             } else {
-                assert!(known.canceling, "{context}");
+                assert!(client.canceled.contains(&id), "{context}");
                 self.seen.canceled += 1;
             }
         } else if id == -1 {
@@ -302,7 +307,6 @@ impl Model {
             assert!(client.asked.is_empty() && client.partial.is_none());
             for known in client.watchers.values() {
                 watchers += 1;
-                assert!(!known.canceling);
                 assert_eq!(missing(&self.store, known, self.store.revision), [], "seed {}", self.seed);
             }
         }
@@ -341,7 +345,7 @@ fn missing(store: &History, known: &Known, to: i64) -> Vec<Change> {
 #[test]
 fn nine_guarantees_hold_under_random_schedules() {
     let mut sum = Seen::default();
-    for seed in 0..400 {
+    for seed in 0..200 {
         let seen = Model::new(seed).run().seen;
         sum.events += seen.events;
         sum.fragments += seen.fragments;
@@ -354,9 +358,9 @@ fn nine_guarantees_hold_under_random_schedules() {
         sum.canceled += seen.canceled;
     }
     // A schedule that exercises nothing must not pass.
-    assert!(sum.events > 50_000 && sum.prev > 10_000, "{sum:?}");
+    assert!(sum.events > 30_000 && sum.prev > 6_000, "{sum:?}");
     let rare = [sum.fragments, sum.compacted, sum.manual, sum.periodic, sum.slow, sum.restored, sum.canceled];
-    assert!(rare.iter().all(|&count| count > 300), "{sum:?}");
+    assert!(rare.iter().all(|&count| count > 150), "{sum:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The bolt codec against etcd itself: etcd must accept, restore, serve and change a file that Cairn
 //! wrote, and Cairn must read the file that etcd then saves. Needs `etcd` and `etcdctl` on the PATH;
 //! under `CI=true` their absence is a failure.
+#![allow(clippy::unwrap_used, reason = "the whole file is a test")]
 
 use std::fs::File;
 use std::io::Write as _;

@@ -13,6 +13,9 @@ use crate::types::{KeyValue, Revision};
 
 type Bucket = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// The length of the value in a numbered row.
+type ValueLen = fn(u64) -> usize;
+
 #[derive(Default)]
 struct Memory(BTreeMap<&'static str, Bucket>);
 
@@ -75,7 +78,7 @@ fn checksum_is_fnv1a() {
 
 #[test]
 fn what_is_written_is_read() {
-    let shapes: [(u64, fn(u64) -> usize); 8] = [
+    let shapes: [(u64, ValueLen); 8] = [
         (0, |_| 0),
         (1, |_| 0),
         (1, |_| 50_000),

@@ -304,7 +304,7 @@ impl Cluster {
     /// The promoted learner counts as started.
     fn may_promote(&self) -> bool {
         let (started, voters) = self.count_voters(None);
-        started + 1 > (voters + 1) / 2
+        started + 1 > voters.div_ceil(2)
     }
 
     /// How many voters have started, and how many there are, leaving one out.

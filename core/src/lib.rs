@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod bolt;
 pub mod cluster;
 pub mod command;
 pub mod error;

@@ -75,10 +75,7 @@ fn urls_are_judged_as_by_etcd() {
         ("http://a%41:1", "parse \"http://a%41:1\": invalid URL escape \"%41\"".to_owned()),
         ("127.0.0.1:80", "parse \"127.0.0.1:80\": first path segment in URL cannot contain colon".to_owned()),
         ("http://u b@a:1", "parse \"http://u b@a:1\": net/url: invalid userinfo".to_owned()),
-        (
-            "http://a\tb:1",
-            "parse \"http://a\\tb:1\": net/url: invalid control character in URL".to_owned(),
-        ),
+        ("http://a\tb:1", "parse \"http://a\\tb:1\": net/url: invalid control character in URL".to_owned()),
         (":80", "parse \":80\": missing protocol scheme".to_owned()),
     ] {
         assert_eq!(parse_urls(&[url]).map_err(|error| error.to_string()), Err(error), "{url}");

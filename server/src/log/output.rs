@@ -102,6 +102,7 @@ pub(super) struct RotatedFile {
     path: PathBuf,
     file: File,
     size: u64,
+    last_rotation: SystemTime,
     rotation: Rotation,
 }
 
@@ -109,7 +110,7 @@ impl RotatedFile {
     pub(super) fn open(path: &Path, rotation: Rotation) -> io::Result<RotatedFile> {
         let file = open_append(path)?;
         let size = file.metadata()?.len();
-        Ok(RotatedFile { path: path.to_owned(), file, size, rotation })
+        Ok(RotatedFile { path: path.to_owned(), file, size, last_rotation: SystemTime::UNIX_EPOCH, rotation })
     }
 
     pub(super) fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -123,14 +124,14 @@ impl RotatedFile {
     }
 
     fn rotate(&mut self, now: SystemTime) -> io::Result<()> {
-        let stamp = timestamp(now).replace(':', "-");
-        // Milliseconds name a file; several rotations in one need a free name.
-        let mut target = self.backup_path(&stamp[..23]);
-        let mut later = now;
-        while target.exists() {
-            later += Duration::from_millis(1);
-            target = self.backup_path(&timestamp(later).replace(':', "-")[..23]);
+        // Milliseconds name a file. Names must rise even when several rotations fall
+        // into one: the oldest are removed by name.
+        let mut at = now.max(self.last_rotation + Duration::from_millis(1));
+        while self.backup_path(at).exists() {
+            at += Duration::from_millis(1);
         }
+        self.last_rotation = at;
+        let target = self.backup_path(at);
         std::fs::rename(&self.path, target)?;
         self.file = open_append(&self.path)?;
         self.size = 0;
@@ -143,7 +144,9 @@ impl RotatedFile {
         (format!("{}-", text(self.path.file_stem()).unwrap_or_default()), ext)
     }
 
-    fn backup_path(&self, stamp: &str) -> PathBuf {
+    fn backup_path(&self, at: SystemTime) -> PathBuf {
+        let stamp = timestamp(at).replace(':', "-");
+        let stamp = &stamp[..23];
         let (prefix, ext) = self.parts();
         self.path.with_file_name(format!("{prefix}{stamp}{ext}"))
     }

@@ -67,7 +67,7 @@ fn validation_texts_are_etcds() {
         (&["--listen-metrics-urls", "http://a:1"], "expected IP in URL for binding (http://a:1)"),
         (
             &["--advertise-client-urls", "http://:1"],
-            "--advertise-client-urls [\"http://:1\"] must be \"host:port\" (unexpected empty host (http://:1))",
+            "--advertise-client-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
         ),
         (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
         (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),

@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::flags::{format_duration, parse_duration, parse_int, quote, quote_list};
+use super::flags::{format_duration, parse_duration, parse_int, quote};
 use super::urls::{Url, join};
 use super::values::Values;
 use super::{AutoCompaction, ClusterState, Config, ConfigError, Features, Notice, table};
@@ -233,8 +233,7 @@ fn check_bind(values: &Values, name: &str) -> Result<(), ConfigError> {
 fn check_advertised(values: &Values, name: &str) -> Result<(), ConfigError> {
     let urls = values.urls(name);
     if let Some(url) = urls.iter().find(|url| url.host.is_empty() && !url.is_unix()) {
-        let list =
-            quote_list(urls.iter().map(ToString::to_string).collect::<Vec<_>>().iter().map(String::as_str));
+        let list = quote(&join(&urls));
         let text = format!("--{name} {list} must be \"host:port\" (unexpected empty host ({url}))");
         return Err(values.error(name, text));
     }

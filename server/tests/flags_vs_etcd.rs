@@ -10,7 +10,9 @@ use std::process::Command;
 use cairn_server::config::{Loaded, load};
 
 /// Flags and environment of one start that must fail.
-const CASES: &[(&[&str], &[(&str, &str)])] = &[
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
+const CASES: &[Case] = &[
     (&["--foo"], &[]),
     (&["foo"], &[]),
     (&["-"], &[]),

@@ -22,7 +22,6 @@ mod watcher;
 use std::time::Duration;
 
 use crate::error::Fatal;
-use crate::mvcc::StoreView;
 use crate::types::{Event, KeyValue, Revision};
 
 pub use hub::WatchHub;

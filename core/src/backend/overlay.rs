@@ -5,6 +5,10 @@
 //! snapshot of the backend. A layer is a persistent map, so a view of all three costs three
 //! reference counts, and a view never sees a later write.
 //!
+//! The layer that was flushed last is kept as a cache for single rows, which bounds it by the size of
+//! a flush. Only a compaction deletes rows behind the overlay's back, and those nobody may ask for: the
+//! cache can answer with one until the compaction is reported, ranges cannot.
+//!
 //! **Invariant:** what a read returns depends on the writes alone, never on whether or when they were
 //! flushed. The overlay knows nothing of revisions or of what its rows mean.
 
@@ -30,6 +34,8 @@ type Layer = [Changes; Table::ALL.len()];
 pub struct OverlayView {
     active: Arc<Layer>,
     frozen: Option<Arc<Layer>>,
+    /// The layer flushed last: the base has its rows too, but reading them there is dearer.
+    recent: Option<Arc<Layer>>,
     base: Arc<dyn View>,
 }
 
@@ -65,6 +71,9 @@ impl OverlayView {
             return Ok(change.clone());
         }
         if let Some(change) = self.frozen.as_ref().and_then(|layer| layer[table as usize].get(key)) {
+            return Ok(change.clone());
+        }
+        if let Some(change) = self.recent.as_ref().and_then(|layer| layer[table as usize].get(key)) {
             return Ok(change.clone());
         }
         self.base.get(table, key)
@@ -186,7 +195,7 @@ impl Overlay {
     /// # Errors
     /// The backend has no readable view.
     pub fn new(backend: &dyn Backend) -> Result<Self, Fatal> {
-        let view = OverlayView { active: Arc::default(), frozen: None, base: backend.view()? };
+        let view = OverlayView { active: Arc::default(), frozen: None, recent: None, base: backend.view()? };
         Ok(Self { view, entries: 0, bytes: 0 })
     }
 
@@ -237,7 +246,7 @@ impl Overlay {
     pub fn flushed(&mut self, backend: &dyn Backend) -> Result<(), Fatal> {
         assert!(self.view.frozen.is_some(), "a flush was reported that nobody started");
         self.view.base = backend.view()?;
-        self.view.frozen = None;
+        self.view.recent = self.view.frozen.take();
         Ok(())
     }
 
@@ -247,6 +256,7 @@ impl Overlay {
     /// The backend has no readable view.
     pub fn refresh(&mut self, backend: &dyn Backend) -> Result<(), Fatal> {
         self.view.base = backend.view()?;
+        self.view.recent = None;
         Ok(())
     }
 }

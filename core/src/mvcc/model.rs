@@ -333,8 +333,8 @@ fn any_txn(rng: &mut Rng, model: &Model, depth: u32) -> TxnRequest {
     TxnRequest { compare, success: ops(rng), failure: ops(rng) }
 }
 
-/// Sorts out which of several errors etcd reports: which one the model meets first does not matter
-/// here (the order has its own test), only that nothing is changed.
+/// A transaction with several errors reports one of them; which one is another test's matter. Here it
+/// counts that it fails and changes nothing.
 fn same(outcome: &Outcome, expected: &Result<ResponseBody, Error>) -> bool {
     match (&outcome.result, expected) {
         (Err(_), Err(_)) => outcome.changes.is_empty(),

@@ -1,4 +1,6 @@
 //! Cairn's wire layer: gRPC services, HTTP, peer transport and conversions.
 
 pub mod handle;
+pub mod http;
+pub mod listener;
 pub mod peer;

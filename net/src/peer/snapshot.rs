@@ -145,7 +145,7 @@ impl Sending {
         let mut acks = opened.map_err(|_| late())??.into_inner();
         let start = next_ack(&mut acks).await?.next_seq;
         self.acknowledge(start)?;
-        let mut next = start.max(self.read - self.kept.len() as u64);
+        let mut next = start;
         let mut ended = false;
         loop {
             // The receiver may already hold chunks that we have not read (it stored them for an

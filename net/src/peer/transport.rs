@@ -164,7 +164,8 @@ impl Transport {
     /// The peer's refusal, or that there is no connection, or that it took too long.
     pub async fn call(&self, to: MemberId, body: Bytes, timeout: Duration) -> Result<Bytes, Status> {
         let link = self.shared.peers().get(&to).and_then(|peer| peer.link().clone());
-        let (_, channel) = link.ok_or_else(|| Status::unavailable(format!("no connection to member {to:x}")))?;
+        let (_, channel) =
+            link.ok_or_else(|| Status::unavailable(format!("no connection to member {to:x}")))?;
         let request = route::routed(&self.shared.config, to, CallRequest { body });
         let mut client = client(channel);
         let answer = tokio::time::timeout(timeout, client.call(request)).await;
@@ -212,6 +213,8 @@ impl Link {
     async fn run(self, mut urls: watch::Receiver<Vec<String>>) {
         let mut turn = 0;
         let mut pause = Duration::ZERO;
+        // The last reason that was logged: a dead peer is retried twice a second for days.
+        let mut told = String::new();
         loop {
             let targets = urls.borrow_and_update().clone();
             if targets.is_empty() {
@@ -246,7 +249,11 @@ impl Link {
                     status
                 }
             };
-            tracing::debug!(peer = self.id, url, %status, "lost the peer");
+            let reason = format!("{url}: {}", status.message());
+            if reason != told {
+                tracing::warn!(peer = self.id, reason, "lost the peer");
+                told = reason;
+            }
             // What waited is stale by the time there is a connection again.
             self.urgent.clear();
             self.bulk.clear();
@@ -273,7 +280,8 @@ impl Link {
         for lane in [&self.urgent, &self.bulk] {
             let request = route::routed(&self.config, self.id, batches(lane.clone()));
             let stream = tokio::time::timeout(ACCEPT_TIMEOUT, client.messages(request)).await;
-            let stream = stream.map_err(|_| Status::deadline_exceeded("the peer did not accept the stream"))?;
+            let stream =
+                stream.map_err(|_| Status::deadline_exceeded("the peer did not accept the stream"))?;
             accepted.push(stream?.into_inner());
         }
         let bulk = accepted.pop().expect("two lanes were opened");

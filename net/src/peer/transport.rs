@@ -50,6 +50,8 @@ struct Shared {
     runtime: Handle,
     peers: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
     stopped: watch::Sender<bool>,
+    /// One for all listeners: a cut snapshot is resumed whatever listener its sender comes back to.
+    service: PeerService,
 }
 
 impl std::fmt::Debug for Transport {
@@ -61,20 +63,16 @@ impl std::fmt::Debug for Transport {
 impl Transport {
     /// A transport without peers, whose tasks run on `runtime`.
     pub fn new(config: PeerConfig, events: Arc<dyn PeerEvents>, runtime: Handle) -> Self {
-        let shared = Shared {
-            config: Arc::new(config),
-            events,
-            runtime,
-            peers: Mutex::default(),
-            stopped: watch::Sender::new(false),
-        };
+        let config = Arc::new(config);
+        let stopped = watch::Sender::new(false);
+        let service = PeerService::new(config.clone(), events.clone(), stopped.subscribe());
+        let shared = Shared { config, events, runtime, peers: Mutex::default(), stopped, service };
         Self { shared: Arc::new(shared) }
     }
 
     /// The receiving side, which ends its streams when this transport stops.
     pub fn service(&self) -> PeerService {
-        let shared = &self.shared;
-        PeerService::new(shared.config.clone(), shared.events.clone(), shared.stopped.subscribe())
+        self.shared.service.clone()
     }
 
     /// Adds a peer, or changes its URLs; they are tried in turn. We are never our own peer.

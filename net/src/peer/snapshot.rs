@@ -27,13 +27,14 @@ const ATTEMPTS_MAX: u32 = 8;
 /// How long the receiver may take to store a chunk, and to verify the whole.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 
+type Report = Box<dyn FnOnce(Result<(), String>) + Send>;
 type Chunks = Box<dyn Iterator<Item = Result<Bytes, String>> + Send>;
 
 /// Reports the outcome exactly once, even when the runtime drops the task.
-pub(super) struct Done(Option<Box<dyn FnOnce(Result<(), String>) + Send>>);
+pub(super) struct Done(Option<Report>);
 
 impl Done {
-    pub(super) fn new(done: Box<dyn FnOnce(Result<(), String>) + Send>) -> Self {
+    pub(super) fn new(done: Report) -> Self {
         Self(Some(done))
     }
 

@@ -238,11 +238,10 @@ async fn a_snapshot_resumes_after_a_cut() {
     let service = b.transport.service().into_server();
     let restart = async {
         loop {
-            if b.member.cut_at.lock().unwrap().is_none() {
-                if let Ok(listener) = Listener::bind(&url, &SocketOptions::default()) {
-                    let http = axum::Router::new();
-                    return listener.serve(http, Routes::new(service), ListenerOptions::default()).unwrap();
-                }
+            let cut = b.member.cut_at.lock().unwrap().is_none();
+            if cut && let Ok(listener) = Listener::bind(&url, &SocketOptions::default()) {
+                let http = axum::Router::new();
+                return listener.serve(http, Routes::new(service), ListenerOptions::default()).unwrap();
             }
             tokio::task::yield_now().await;
         }

@@ -2,5 +2,8 @@
 
 pub mod convert;
 pub mod handle;
+pub mod http;
+pub mod listener;
+pub mod peer;
 pub mod proto;
 pub mod services;

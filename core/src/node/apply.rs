@@ -121,8 +121,8 @@ impl Node {
             Op::Txn(txn) => mvcc::txn_cost(txn) > 0,
             _ => false,
         };
-        let replicated =
-            writes || matches!(op, Op::DeleteRange(_) | Op::Txn(_) | Op::Compact { .. } | Op::LeaseRevoke { .. });
+        let replicated = writes
+            || matches!(op, Op::DeleteRange(_) | Op::Txn(_) | Op::Compact { .. } | Op::LeaseRevoke { .. });
         if replicated && active(AlarmKind::Corrupt) {
             Some(Error::Corrupt)
         } else if writes && active(AlarmKind::NoSpace) {

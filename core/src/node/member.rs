@@ -130,9 +130,11 @@ impl Node {
             let voters = self.voters();
             let settled = |id: &&MemberId| {
                 **id == self.config.member_id
-                    || self.peers.get(*id).and_then(|peer| peer.connected_since).is_some_and(|since| {
-                        self.now.since(since) >= SETTLED
-                    })
+                    || self
+                        .peers
+                        .get(*id)
+                        .and_then(|peer| peer.connected_since)
+                        .is_some_and(|since| self.now.since(since) >= SETTLED)
             };
             if voters.iter().filter(settled).count() < voters.len() / 2 + 1 {
                 return Err(Error::Unhealthy);

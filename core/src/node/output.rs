@@ -107,29 +107,76 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum NodeEvent {
-    BecameFollower { term: Term },
-    BecameCandidate { term: Term },
-    BecameLeader { term: Term },
-    LeaderElected { leader: MemberId, term: Term },
-    LeaderLost { leader: MemberId, term: Term },
+    BecameFollower {
+        term: Term,
+    },
+    BecameCandidate {
+        term: Term,
+    },
+    BecameLeader {
+        term: Term,
+    },
+    LeaderElected {
+        leader: MemberId,
+        term: Term,
+    },
+    LeaderLost {
+        leader: MemberId,
+        term: Term,
+    },
     /// This member's attributes are in the replicated state.
-    Published { name: String, client_urls: Vec<String> },
-    ClusterVersionSet { version: String },
-    MemberAdded { id: MemberId, peer_urls: Vec<String>, is_learner: bool },
-    MemberRemoved { id: MemberId },
-    MemberUpdated { id: MemberId, peer_urls: Vec<String> },
-    MemberPromoted { id: MemberId },
+    Published {
+        name: String,
+        client_urls: Vec<String>,
+    },
+    ClusterVersionSet {
+        version: String,
+    },
+    MemberAdded {
+        id: MemberId,
+        peer_urls: Vec<String>,
+        is_learner: bool,
+    },
+    MemberRemoved {
+        id: MemberId,
+    },
+    MemberUpdated {
+        id: MemberId,
+        peer_urls: Vec<String>,
+    },
+    MemberPromoted {
+        id: MemberId,
+    },
     /// This member was removed: it must stop for good.
     RemovedSelf,
-    AlarmRaised { member_id: MemberId, alarm: crate::api::AlarmKind },
-    AlarmCleared { member_id: MemberId, alarm: crate::api::AlarmKind },
-    CompactionScheduled { revision: i64 },
-    CompactionFinished { revision: i64 },
-    SnapshotInstalled { index: Index },
-    SnapshotSending { to: MemberId, index: Index },
-    LogCompacted { index: Index },
+    AlarmRaised {
+        member_id: MemberId,
+        alarm: crate::api::AlarmKind,
+    },
+    AlarmCleared {
+        member_id: MemberId,
+        alarm: crate::api::AlarmKind,
+    },
+    CompactionScheduled {
+        revision: i64,
+    },
+    CompactionFinished {
+        revision: i64,
+    },
+    SnapshotInstalled {
+        index: Index,
+    },
+    SnapshotSending {
+        to: MemberId,
+        index: Index,
+    },
+    LogCompacted {
+        index: Index,
+    },
     ProposalFailed,
     ReadIndexSlow,
     ReadIndexFailed,
-    LeaseExpired { id: i64 },
+    LeaseExpired {
+        id: i64,
+    },
 }

@@ -209,8 +209,7 @@ impl PeerMessage {
         if format != FORMAT {
             return None;
         }
-        let (message, used) =
-            bincode::serde::decode_from_slice(body, bincode::config::standard()).ok()?;
+        let (message, used) = bincode::serde::decode_from_slice(body, bincode::config::standard()).ok()?;
         (used == body.len()).then_some(message)
     }
 }

@@ -106,11 +106,8 @@ impl Node {
             return;
         }
         reads.attempt += 1;
-        let context = ReadContext {
-            member: self.config.member_id,
-            boot: self.config.boot,
-            attempt: reads.attempt,
-        };
+        let context =
+            ReadContext { member: self.config.member_id, boot: self.config.boot, attempt: reads.attempt };
         reads.round = Some(Round {
             context,
             local: std::mem::take(&mut reads.local),

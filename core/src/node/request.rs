@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::peer_message::ProposalKind;
 use super::Node;
+use super::peer_message::ProposalKind;
 use crate::api::{AlarmAction, AlarmKind, Header, Request, Response, ResponseBody};
 use crate::command::Op;
 use crate::error::Error;
@@ -176,9 +176,7 @@ impl Node {
             Request::Put(put) => mvcc::check_put(put),
             Request::DeleteRange(delete) => mvcc::check_delete_range(delete),
             Request::Txn(txn) => mvcc::check_txn(txn, ops_max),
-            Request::LeaseGrant { ttl, .. } if *ttl > crate::lease::TTL_MAX => {
-                Err(Error::LeaseTtlTooLarge)
-            }
+            Request::LeaseGrant { ttl, .. } if *ttl > crate::lease::TTL_MAX => Err(Error::LeaseTtlTooLarge),
             _ => Ok(()),
         }?;
         let corrupt = self.alarms.iter().any(|alarm| alarm.alarm == AlarmKind::Corrupt);
@@ -303,11 +301,9 @@ fn op_of(request: &Request) -> Option<Op> {
         Request::Compact { revision, .. } => Op::Compact { revision },
         Request::LeaseGrant { id, ttl } => Op::LeaseGrant { id, ttl },
         Request::LeaseRevoke { id } => Op::LeaseRevoke { id },
-        Request::Alarm(alarm) => Op::Alarm {
-            action: alarm.action,
-            member_id: alarm.member_id,
-            alarm: alarm.alarm?,
-        },
+        Request::Alarm(alarm) => {
+            Op::Alarm { action: alarm.action, member_id: alarm.member_id, alarm: alarm.alarm? }
+        }
         _ => return None,
     })
 }

@@ -6,10 +6,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::request::Wait;
 use super::{AutoCompaction, Config, Node, NodeEvent, Output, Wakeup, WakeupReason, snapshot};
 use crate::backend::Size;
 use crate::command::Op;
-use super::request::Wait;
 use crate::time::Time;
 
 const REVISION_COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
@@ -128,9 +128,10 @@ impl Node {
         if self.failed {
             return None;
         }
-        let flush = self.flush.oldest.map(|oldest| {
-            (oldest + self.config.flush_age_max).min(self.flush.newest + IDLE).max(self.now)
-        });
+        let flush = self
+            .flush
+            .oldest
+            .map(|oldest| (oldest + self.config.flush_age_max).min(self.flush.newest + IDLE).max(self.now));
         let candidates = [
             (WakeupReason::Tick, Some(self.timers.next_tick)),
             (WakeupReason::Deadline, self.requests.next_deadline()),
@@ -250,8 +251,8 @@ impl Node {
         let aged = self.flush.oldest.is_some_and(|oldest| {
             self.now.since(oldest) >= self.config.flush_age_max || self.now.since(self.flush.newest) >= IDLE
         });
-        let full = pending.entries >= self.config.flush_entries_max
-            || pending.bytes >= self.config.flush_bytes_max;
+        let full =
+            pending.entries >= self.config.flush_entries_max || pending.bytes >= self.config.flush_bytes_max;
         let demanded = self.flush.wanted || self.flush.defragment_wanted;
         if (full || aged || demanded) && self.applied > self.flush.flushed {
             return self.start_flush();

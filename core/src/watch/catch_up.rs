@@ -30,10 +30,10 @@ impl<'a> Events<'a> {
     pub(super) fn event(&mut self, at: u32, prev_kv: bool) -> Result<Event, Fatal> {
         let change = &self.changes[at as usize];
         let prev_kv = match (prev_kv, change.prev) {
-            (true, Some(revision)) => match self.prev.get(&at) {
+            (true, Some(_)) => match self.prev.get(&at) {
                 Some(kv) => kv.clone(),
                 None => {
-                    let kv = self.store.at(revision)?;
+                    let kv = self.store.prev_kv(change)?;
                     self.prev.insert(at, kv.clone());
                     kv
                 }

@@ -22,6 +22,7 @@ mod watcher;
 use std::time::Duration;
 
 use crate::error::Fatal;
+use crate::mvcc::StoreView;
 use crate::types::{Event, KeyValue, Revision};
 
 pub use hub::WatchHub;
@@ -43,11 +44,11 @@ pub trait HistoryReader {
     /// The engine could not read; the process must stop.
     fn changes(&self, from: Revision, rows_max: usize) -> Result<(Vec<Change>, Option<Revision>), Fatal>;
 
-    /// The key-value pair that was written at exactly this revision; `None` when compacted.
+    /// What the key was before `change`; `None` when it was not, or when that is compacted.
     ///
     /// # Errors
     /// As [`HistoryReader::changes`].
-    fn at(&self, revision: Revision) -> Result<Option<KeyValue>, Fatal>;
+    fn prev_kv(&self, change: &Change) -> Result<Option<KeyValue>, Fatal>;
 }
 
 impl HistoryReader for StoreView {
@@ -63,8 +64,8 @@ impl HistoryReader for StoreView {
         StoreView::changes(self, from, rows_max)
     }
 
-    fn at(&self, revision: Revision) -> Result<Option<KeyValue>, Fatal> {
-        StoreView::at(self, revision)
+    fn prev_kv(&self, change: &Change) -> Result<Option<KeyValue>, Fatal> {
+        StoreView::prev_kv(self, change)
     }
 }
 

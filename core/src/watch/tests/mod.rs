@@ -104,8 +104,8 @@ impl HistoryReader for History {
         Ok((rows, None))
     }
 
-    fn at(&self, revision: Revision) -> Result<Option<KeyValue>, Fatal> {
-        Ok(self.kept.get(&revision).map(|change| change.kv.clone()))
+    fn prev_kv(&self, change: &Change) -> Result<Option<KeyValue>, Fatal> {
+        Ok(change.prev.and_then(|prev| self.kept.get(&prev)).map(|change| change.kv.clone()))
     }
 }
 

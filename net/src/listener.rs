@@ -1,0 +1,259 @@
+//! One listening socket that serves gRPC and HTTP/1.1 side by side (inventory B-PORT-01).
+//!
+//! The first bytes of a connection choose HTTP/2 (prior knowledge) or HTTP/1.1; in HTTP/2 the content
+//! type chooses gRPC or the plain HTTP routes. It knows nothing of what is served.
+//!
+//! Invariant: no single connection and no failing `accept` ends the listener, and a connection that
+//! sends nothing is closed after [`ListenerOptions::header_timeout`].
+
+mod bind;
+mod prefix;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Version, header};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
+use tower::ServiceExt;
+
+pub use bind::{BindError, SocketOptions};
+
+/// How long `accept` rests after an error such as "too many open files".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How connections are served.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Advertised in HTTP/2 SETTINGS; etcd's `--max-concurrent-streams`.
+    pub max_concurrent_streams: u32,
+    /// How long an HTTP/2 connection may be idle before it is pinged.
+    pub keepalive_interval: Option<Duration>,
+    /// How long such a ping may stay unanswered.
+    pub keepalive_timeout: Duration,
+    /// How long a client may take to send its first bytes, and each HTTP/1.1 header block.
+    pub header_timeout: Duration,
+    /// HTTP/2 flow control of one stream.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 flow control of one connection.
+    pub connection_window_bytes: u32,
+    /// The largest HTTP/2 frame that is accepted.
+    pub frame_bytes_max: u32,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: u32::MAX,
+            keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
+            keepalive_timeout: Duration::from_secs(20),
+            header_timeout: Duration::from_secs(10),
+            stream_window_bytes: 2 << 20,
+            connection_window_bytes: 16 << 20,
+            frame_bytes_max: 64 << 10,
+        }
+    }
+}
+
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A bound socket that does not accept yet, so that every address is claimed before any is served.
+pub struct Listener {
+    socket: Socket,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("local_addr", &self.local_addr()).finish()
+    }
+}
+
+impl Listener {
+    /// Binds the address of a listen URL: `http://host:port` or `unix://path`.
+    ///
+    /// # Errors
+    /// The failure in the words of etcd's log.
+    pub fn bind(url: &str, options: &SocketOptions) -> Result<Self, BindError> {
+        Ok(Self { socket: bind::bind(url, options)? })
+    }
+
+    /// The bound address; `None` for a Unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    /// Serves `grpc` and `http` until the returned handle says otherwise. Must be called inside a
+    /// runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot register the socket.
+    pub fn serve(self, http: axum::Router, grpc: Routes, options: ListenerOptions) -> io::Result<Serving> {
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let serve = Arc::new(Serve { http, grpc: grpc.prepare().into_axum_router(), options, phases });
+        match self.socket {
+            Socket::Tcp(socket) => {
+                let socket = TcpListener::from_std(socket)?;
+                tokio::spawn(serve.accept(async move || {
+                    let (stream, remote_addr) = socket.accept().await?;
+                    bind::tune(&stream);
+                    let info = TcpConnectInfo {
+                        local_addr: stream.local_addr().ok(),
+                        remote_addr: Some(remote_addr),
+                    };
+                    Ok((stream, info))
+                }));
+            }
+            Socket::Unix(socket) => {
+                let socket = UnixListener::from_std(socket)?;
+                tokio::spawn(serve.accept(async move || {
+                    let (stream, _) = socket.accept().await?;
+                    Ok((stream, TcpConnectInfo { local_addr: None, remote_addr: None }))
+                }));
+            }
+        }
+        Ok(Serving { phase })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    Draining,
+    Closed,
+}
+
+/// Stops a listener; dropping it closes everything at once.
+pub struct Serving {
+    phase: watch::Sender<Phase>,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    /// Stops accepting, lets requests in progress finish for at most `grace`, then closes what is left.
+    pub async fn shutdown(self, grace: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        // Each connection and the accept loop hold a receiver, so "closed" means that all are gone.
+        if tokio::time::timeout(grace, self.phase.closed()).await.is_err() {
+            self.phase.send_replace(Phase::Closed);
+            self.phase.closed().await;
+        }
+    }
+}
+
+struct Serve {
+    http: axum::Router,
+    grpc: axum::Router,
+    options: ListenerOptions,
+    phases: watch::Receiver<Phase>,
+}
+
+/// Resolves when `phase` is reached or the handle is gone.
+async fn reached(phases: &mut watch::Receiver<Phase>, phase: Phase) {
+    let _ = phases.wait_for(|now| *now >= phase).await;
+}
+
+impl Serve {
+    async fn accept<S, A>(self: Arc<Self>, mut accept: A)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A: AsyncFnMut() -> io::Result<(S, TcpConnectInfo)>,
+    {
+        let mut phases = self.phases.clone();
+        loop {
+            let accepted = tokio::select! {
+                () = reached(&mut phases, Phase::Draining) => return,
+                accepted = accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, info)) => {
+                    tokio::spawn(self.clone().connection(stream, info));
+                }
+                Err(error) => {
+                    // EMFILE and its like pass when connections close; resting avoids a hot loop.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn connection<S>(self: Arc<Self>, stream: S, info: TcpConnectInfo)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut phases = self.phases.clone();
+        let prefixed = tokio::select! {
+            () = reached(&mut phases, Phase::Draining) => return,
+            prefixed = tokio::time::timeout(self.options.header_timeout, prefix::read(stream)) => prefixed,
+        };
+        let Ok(Ok(stream)) = prefixed else { return };
+        let service = {
+            let (http, grpc) = (self.http.clone(), self.grpc.clone());
+            hyper::service::service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(info.clone());
+                let router = if is_grpc(&request) { grpc.clone() } else { http.clone() };
+                router.oneshot(request)
+            })
+        };
+        let builder = self.builder();
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = reached(&mut phases, Phase::Draining) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = reached(&mut phases, Phase::Closed) => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "a connection ended early");
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let options = &self.options;
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(options.header_timeout);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(options.max_concurrent_streams)
+            .initial_stream_window_size(options.stream_window_bytes)
+            .initial_connection_window_size(options.connection_window_bytes)
+            .max_frame_size(options.frame_bytes_max)
+            .keep_alive_interval(options.keepalive_interval)
+            .keep_alive_timeout(options.keepalive_timeout);
+        builder
+    }
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_2
+        && request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
+}

@@ -178,7 +178,8 @@ impl Member {
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Response<Outgoing<T>> {
-        if !metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true") {
+        let required = metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+        if !required {
             return Response::new(Box::pin(stream));
         }
         let patience = self.info.election_timeout * LEADERLESS_TIMEOUTS;

@@ -74,7 +74,8 @@ pub trait Views: Send + Sync {
     /// The client's error, e.g. a compacted revision.
     fn range(&self, view: &StoreView, request: &RangeRequest) -> Result<RangeResponse, Error>;
 
-    /// The view as a database file.
+    /// The view as a database file. Its size must be a multiple of 512: etcd's client takes the
+    /// remainder for the digest that follows.
     ///
     /// # Errors
     /// The file could not be made or opened.

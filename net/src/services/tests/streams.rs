@@ -161,7 +161,7 @@ async fn a_snapshot_arrives_in_chunks_and_ends_with_its_digest() {
     let (remaining, digest) = messages.pop().unwrap();
     assert_eq!((remaining, digest.as_ref()), (0, Sha256::digest(snapshot()).as_slice()));
     let sizes: Vec<_> = messages.iter().map(|(remaining, blob)| (*remaining, blob.len())).collect();
-    assert_eq!(sizes, [(67_232, 32_768), (34_464, 32_768), (1_696, 32_768), (0, 1_696)]);
+    assert_eq!(sizes, [(69_632, 32_768), (36_864, 32_768), (4_096, 32_768), (0, 4_096)]);
     let whole: Vec<u8> = messages.iter().flat_map(|(_, blob)| blob.iter().copied()).collect();
     assert!(whole == snapshot(), "the bytes differ");
 }

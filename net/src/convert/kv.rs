@@ -270,24 +270,48 @@ impl From<Compare> for pb::Compare {
 }
 
 /// A transaction's reply towards the wire. The responses inside carry a header with nothing but the
-/// revision.
+/// revision that the operation saw: the one before the transaction until its first change, the
+/// transaction's own from there on. The header of a nested transaction is empty.
 pub fn txn_response(top: Header, response: TxnResponse) -> pb::TxnResponse {
-    let inner = Header { revision: response.revision, ..Header::default() };
+    let mut seen = response.revision - i64::from(changes(&response.responses));
+    let responses = response.responses;
     pb::TxnResponse {
         header: Some(header(top)),
         succeeded: response.succeeded,
-        responses: response.responses.into_iter().map(|op| response_op(inner, op)).collect(),
+        responses: response_ops(responses, &mut seen, response.revision),
     }
 }
 
-fn response_op(inner: Header, op: ResponseOp) -> pb::ResponseOp {
-    let response = match op {
-        ResponseOp::Range(range) => WireResponse::ResponseRange(range_response(inner, range)),
-        ResponseOp::Put(put) => WireResponse::ResponsePut(put_response(inner, put)),
-        ResponseOp::DeleteRange(delete) => {
-            WireResponse::ResponseDeleteRange(delete_range_response(inner, delete))
+/// Whether any of the operations changed the store.
+fn changes(responses: &[ResponseOp]) -> bool {
+    responses.iter().any(|op| match op {
+        ResponseOp::Range(_) => false,
+        ResponseOp::Put(_) => true,
+        ResponseOp::DeleteRange(delete) => delete.deleted > 0,
+        ResponseOp::Txn(txn) => changes(&txn.responses),
+    })
+}
+
+fn response_ops(responses: Vec<ResponseOp>, seen: &mut i64, own: i64) -> Vec<pb::ResponseOp> {
+    let mut out = Vec::with_capacity(responses.len());
+    for op in responses {
+        if !matches!(op, ResponseOp::Txn(_)) && changes(std::slice::from_ref(&op)) {
+            *seen = own;
         }
-        ResponseOp::Txn(txn) => WireResponse::ResponseTxn(txn_response(inner, txn)),
-    };
-    pb::ResponseOp { response: Some(response) }
+        let inner = Header { revision: *seen, ..Header::default() };
+        let response = match op {
+            ResponseOp::Range(range) => WireResponse::ResponseRange(range_response(inner, range)),
+            ResponseOp::Put(put) => WireResponse::ResponsePut(put_response(inner, put)),
+            ResponseOp::DeleteRange(delete) => {
+                WireResponse::ResponseDeleteRange(delete_range_response(inner, delete))
+            }
+            ResponseOp::Txn(txn) => WireResponse::ResponseTxn(pb::TxnResponse {
+                header: Some(pb::ResponseHeader::default()),
+                succeeded: txn.succeeded,
+                responses: response_ops(txn.responses, seen, own),
+            }),
+        };
+        out.push(pb::ResponseOp { response: Some(response) });
+    }
+    out
 }

@@ -161,9 +161,8 @@ fn a_member_survives() {
 }
 
 #[test]
-fn a_transactions_inner_responses_carry_the_revision_and_nothing_else_in_their_headers() {
+fn a_transactions_inner_responses_carry_what_they_are_given() {
     let top = Header { cluster_id: 1, member_id: 2, revision: 3, raft_term: 4 };
-    let nested = TxnResponse { revision: 3, succeeded: true, responses: vec![] };
     let response = TxnResponse {
         revision: 3,
         succeeded: true,
@@ -171,13 +170,12 @@ fn a_transactions_inner_responses_carry_the_revision_and_nothing_else_in_their_h
             ResponseOp::Range(RangeResponse { kvs: vec![pair(1)], more: true, count: 9 }),
             ResponseOp::Put(PutResponse { prev_kv: Some(pair(2)) }),
             ResponseOp::DeleteRange(DeleteRangeResponse { deleted: 2, prev_kvs: vec![pair(3), pair(4)] }),
-            ResponseOp::Txn(nested),
+            ResponseOp::Txn(TxnResponse { revision: 3, succeeded: true, responses: vec![] }),
         ],
     };
     let wire = over_the_wire(&txn_response(top, response));
     assert_eq!(wire.header, Some(header(top)));
     assert!(wire.succeeded);
-    let inner = Some(pb::ResponseHeader { revision: 3, ..pb::ResponseHeader::default() });
     use pb::response_op::Response::*;
     let ops: Vec<_> = wire.responses.into_iter().map(|op| op.response.unwrap()).collect();
     let [ResponseRange(rows), ResponsePut(put), ResponseDeleteRange(deleted), ResponseTxn(txn)] =
@@ -185,12 +183,56 @@ fn a_transactions_inner_responses_carry_the_revision_and_nothing_else_in_their_h
     else {
         panic!("the responses changed their kinds: {ops:?}");
     };
-    assert_eq!((&rows.header, rows.more, rows.count), (&inner, true, 9));
+    assert_eq!((rows.more, rows.count), (true, 9));
     assert_eq!(rows.kvs, [key_value(pair(1))]);
-    assert_eq!((&put.header, &put.prev_kv), (&inner, &Some(key_value(pair(2)))));
-    assert_eq!((&deleted.header, deleted.deleted), (&inner, 2));
+    assert_eq!(put.prev_kv, Some(key_value(pair(2))));
+    assert_eq!(deleted.deleted, 2);
     assert_eq!(deleted.prev_kvs, [key_value(pair(3)), key_value(pair(4))]);
-    assert_eq!((&txn.header, txn.succeeded), (&inner, true));
+    assert!(txn.succeeded);
+}
+
+/// The header revisions inside a transaction, depth first; `None` for a nested transaction's own.
+fn inner_revisions(responses: Vec<ResponseOp>, revision: i64) -> Vec<Option<i64>> {
+    fn walk(responses: Vec<pb::ResponseOp>, out: &mut Vec<Option<i64>>) {
+        use pb::response_op::Response::*;
+        for op in responses {
+            let header = match op.response.unwrap() {
+                ResponseRange(range) => range.header,
+                ResponsePut(put) => put.header,
+                ResponseDeleteRange(delete) => delete.header,
+                ResponseTxn(txn) => {
+                    assert_eq!(txn.header, Some(pb::ResponseHeader::default()));
+                    out.push(None);
+                    walk(txn.responses, out);
+                    continue;
+                }
+            };
+            let header = header.unwrap();
+            assert_eq!((header.cluster_id, header.member_id, header.raft_term), (0, 0, 0));
+            out.push(Some(header.revision));
+        }
+    }
+    let top = Header { cluster_id: 1, member_id: 2, revision, raft_term: 4 };
+    let wire = txn_response(top, TxnResponse { revision, succeeded: true, responses });
+    let mut out = Vec::new();
+    walk(wire.responses, &mut out);
+    out
+}
+
+#[test]
+fn a_transactions_inner_headers_change_their_revision_at_the_first_change() {
+    let range = || ResponseOp::Range(RangeResponse::default());
+    let deleted = |deleted| ResponseOp::DeleteRange(DeleteRangeResponse { deleted, prev_kvs: vec![] });
+    let put = || ResponseOp::Put(PutResponse::default());
+    let txn = |responses| ResponseOp::Txn(TxnResponse { revision: 3, succeeded: true, responses });
+    // The same transaction as a real etcd answered it.
+    assert_eq!(
+        inner_revisions(vec![range(), deleted(0), txn(vec![range(), put(), deleted(0)]), range()], 3),
+        [Some(2), Some(2), None, Some(2), Some(3), Some(3), Some(3)]
+    );
+    assert_eq!(inner_revisions(vec![range(), deleted(1)], 3), [Some(2), Some(3)]);
+    // Nothing changes: the revision is the store's throughout.
+    assert_eq!(inner_revisions(vec![range(), deleted(0), txn(vec![range()])], 3)[..2], [Some(3), Some(3)]);
 }
 
 #[test]

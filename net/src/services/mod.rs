@@ -74,7 +74,8 @@ pub trait Views: Send + Sync {
     /// The client's error, e.g. a compacted revision.
     fn range(&self, view: &StoreView, request: &RangeRequest) -> Result<RangeResponse, Error>;
 
-    /// The view as a database file.
+    /// The view as a database file. Its size must be a multiple of 512: etcd's client takes the
+    /// remainder for the digest that follows.
     ///
     /// # Errors
     /// The file could not be made or opened.
@@ -178,7 +179,8 @@ impl Member {
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Response<Outgoing<T>> {
-        if !metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true") {
+        let required = metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+        if !required {
             return Response::new(Box::pin(stream));
         }
         let patience = self.info.election_timeout * LEADERLESS_TIMEOUTS;

@@ -18,6 +18,10 @@ use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::watch_server::Watch;
 use crate::proto::etcdserverpb::{WatchRequest, WatchResponse};
 
+/// Requests that are taken from a client while it leaves a response unread; from there on the
+/// transport's flow control stops it, because each request may add a response.
+const REQUESTS_UNREAD: u32 = 16;
+
 /// Responses between the task and the transport.
 const RESPONSES_QUEUED: usize = 4;
 
@@ -56,10 +60,14 @@ async fn forward(
 ) -> Result<(), Status> {
     let mut half_closed = false;
     let mut pending: Option<Message> = None;
+    let mut requests_unread = 0;
     loop {
         tokio::select! {
-            request = requests.message(), if !half_closed => match request {
-                Ok(Some(request)) => submit(&watcher, request)?,
+            request = requests.message(), if !half_closed && requests_unread < REQUESTS_UNREAD => match request {
+                Ok(Some(request)) => {
+                    requests_unread += u32::from(pending.is_some());
+                    submit(&watcher, request)?;
+                }
                 Ok(None) => half_closed = true,
                 Err(status) if status.code() == Code::Cancelled => {
                     return Err(convert::status(Error::WatchCanceled));
@@ -68,6 +76,7 @@ async fn forward(
             },
             permit = to_client.reserve(), if pending.is_some() => {
                 let Ok(permit) = permit else { return Ok(()) };
+                requests_unread = 0;
                 if let Some(message) = pending.take() {
                     permit.send(Ok(convert::watch_response(member.header(0), message)));
                     watcher.credit().map_err(convert::status)?;

@@ -21,7 +21,8 @@ use super::{Export, ServerInfo, Views};
 use crate::handle::MemberStatus;
 
 const MAX_REQUEST_BYTES: usize = 4096;
-const SNAPSHOT_BYTES: usize = 100_000;
+/// A multiple of 512, without which etcd's client does not find the digest at the end.
+const SNAPSHOT_BYTES: usize = 102_400;
 
 /// A served member: the client's channel and the levers of the test.
 struct Served {

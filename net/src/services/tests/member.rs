@@ -98,6 +98,13 @@ impl FakeMember {
     }
 }
 
+/// A view of a store that holds nothing.
+fn empty_view() -> StoreView {
+    let backend = std::sync::Arc::new(cairn_core::backend::mem::MemBackend::new());
+    let options = cairn_core::mvcc::StoreOptions::default();
+    cairn_core::mvcc::Store::open(backend, options).expect("an empty backend opens").view()
+}
+
 impl State {
     fn handle(&mut self, call: Call) {
         match call {
@@ -110,7 +117,7 @@ impl State {
                 };
                 let header = Header { cluster_id: 11, member_id: 22, revision: self.revision, raft_term: 3 };
                 let _ = reply.send(body.map(|body| {
-                    let view = matches!(body, ResponseBody::Snapshot { .. }).then_some(StoreView);
+                    let view = matches!(body, ResponseBody::Snapshot { .. }).then(empty_view);
                     Reply { response: Response { header, body }, view }
                 }));
             }

@@ -9,7 +9,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_core::api::Member;
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
@@ -17,10 +17,14 @@ use cairn_core::backend::{Backend, Batch};
 use cairn_core::cluster::Cluster;
 use cairn_core::node::{Recovered, bootstrap_batch};
 use cairn_core::wal::{Append, HardState, LogStart, Metadata, TailReport, Wal, WalOptions};
+use cairn_net::http::fetch::fetch_members;
 
-use crate::config::{ClusterState, Config, resolve_host};
+use crate::config::{ClusterState, Config, Url, resolve_host, same_endpoints};
 use crate::data_dir::{self, DataDir};
 use crate::wal_disk::FsDisk;
+
+/// How long one peer may take to describe the cluster.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that a node starts from.
 pub(crate) struct Booted {
@@ -65,7 +69,7 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
         "the server is already initialized as member before, starting as etcd member"
     );
     let (wal, found) = Wal::open(disk, wal_options(config)).map_err(|error| error.to_string())?;
-    if let TailReport::Cut { .. } = &found.tail {
+    if let TailReport::Torn { .. } = &found.tail {
         tracing::warn!(tail = ?found.tail, "repaired the torn end of the log");
     }
     if !dir.backend().exists() {
@@ -83,8 +87,7 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
 
 /// The first start of a member of a new cluster.
 async fn found(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, String> {
-    let cluster = configured_cluster(config)?;
-    let local = local_member(config, &cluster)?;
+    let (cluster, local) = configured_cluster(config)?;
     if cluster.members().len() > 1 {
         refuse_second_bootstrap(&cluster, &local).await?;
     }
@@ -96,19 +99,21 @@ async fn found(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, S
 
 /// The first start of a member that was added to a running cluster: state comes from the leader.
 async fn join(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, String> {
-    let cluster = configured_cluster(config)?;
-    let local = local_member(config, &cluster)?;
+    let (cluster, local) = configured_cluster(config)?;
     let urls: Vec<String> = cluster
         .members()
         .filter(|member| member.id != local.id)
         .flat_map(|member| member.peer_urls.clone())
         .collect();
-    let (id, members) = cairn_net::http::fetch_members(&urls)
+    let (id, members) = fetch_members(&urls, FETCH_TIMEOUT)
         .await
         .map_err(|error| format!("cannot fetch cluster info from peer urls: {error}"))?;
     let joined = cluster.join(id, &members, same_urls).map_err(|error| {
         let listed: Vec<String> = cluster.members().map(describe).collect();
-        format!("error validating peerURLs {{ClusterID:{id:x} Members:[{}] RemovedMemberIDs:[]}}: {error}", listed.join(" "))
+        format!(
+            "error validating peerURLs {{ClusterID:{id:x} Members:[{}] RemovedMemberIDs:[]}}: {error}",
+            listed.join(" ")
+        )
     })?;
     let own = joined
         .members()
@@ -168,43 +173,32 @@ fn boot_number() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn configured_cluster(config: &Config) -> Result<Cluster, String> {
-    let initial = cairn_core::cluster::parse_initial_cluster(&config.initial_cluster)
-        .map_err(|error| error.to_string())?;
-    Cluster::from_initial(&config.initial_cluster_token, &initial).map_err(|error| error.to_string())
-}
-
-fn local_member(config: &Config, cluster: &Cluster) -> Result<Member, String> {
-    let advertise: Vec<String> =
-        config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
-    cluster.local(&config.name, &advertise, same_urls).cloned().map_err(|error| error.to_string())
+/// The cluster that the flags describe, and this member in it. Names are resolved only where the
+/// texts differ.
+fn configured_cluster(config: &Config) -> Result<(Cluster, Member), String> {
+    let initial = config.bootstrap_cluster(&resolve_host).map_err(|error| {
+        let mut text = error.text;
+        for note in error.notes {
+            text.push_str("; ");
+            text.push_str(&note);
+        }
+        text
+    })?;
+    let texts = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
+    let initial: Vec<(String, Vec<String>)> =
+        initial.iter().map(|(name, urls)| (name.clone(), texts(urls))).collect();
+    let cluster =
+        Cluster::from_initial(&config.initial_cluster_token, &initial).map_err(|error| error.to_string())?;
+    let local = cluster.members().find(|member| member.name == config.name).cloned();
+    let local = local.ok_or("this member is not in its own initial cluster")?;
+    Ok((cluster, local))
 }
 
 /// Whether two lists of URLs name the same places, by their text or else by what their hosts
 /// resolve to.
 fn same_urls(left: &[String], right: &[String]) -> Result<(), String> {
-    let sorted = |urls: &[String]| {
-        let mut urls = urls.to_vec();
-        urls.sort();
-        urls
-    };
-    if sorted(left) == sorted(right) {
-        return Ok(());
-    }
-    if left.len() != right.len() {
-        return Err(format!("len({left:?}) != len({right:?})"));
-    }
-    let resolved = |urls: &[String]| -> Result<Vec<String>, String> {
-        let mut out = urls.iter().map(|url| resolve_host(url)).collect::<Result<Vec<_>, _>>()?;
-        out.sort();
-        Ok(out)
-    };
-    let (resolved_left, resolved_right) = (resolved(left)?, resolved(right)?);
-    if resolved_left == resolved_right {
-        Ok(())
-    } else {
-        Err(format!("{}({}) != {}({})", left.join(","), resolved_left.join(","), right.join(","), resolved_right.join(",")))
-    }
+    let parse = |urls: &[String]| urls.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>();
+    same_endpoints(&parse(left)?, &parse(right)?, &resolve_host)
 }
 
 /// A cluster that runs already must be joined, not founded again (C-VAL-17).
@@ -215,7 +209,7 @@ async fn refuse_second_bootstrap(cluster: &Cluster, local: &Member) -> Result<()
         .flat_map(|member| member.peer_urls.clone())
         .collect();
     // No answer means that the peers have not started yet, as it should be.
-    let Ok((id, members)) = cairn_net::http::fetch_members(&urls).await else { return Ok(()) };
+    let Ok((id, members)) = fetch_members(&urls, FETCH_TIMEOUT).await else { return Ok(()) };
     let known = members.iter().find(|member| member.id == local.id);
     if id == cluster.id() && known.is_some_and(|member| !member.client_urls.is_empty()) {
         return Err(format!("member {:x} has already been bootstrapped", local.id));

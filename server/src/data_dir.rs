@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use redb::backends::FileBackend;
+
 /// A member's directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataDir {
@@ -60,7 +62,8 @@ impl DataDir {
     /// A directory cannot be made, or another process has the lock; the text names it.
     pub fn open(&self) -> Result<Locked, String> {
         for dir in [self.root.clone(), self.root.join("member"), self.snap(), self.wal.clone()] {
-            create_dir(&dir).map_err(|error| format!("cannot create directory {}: {error}", dir.display()))?;
+            create_dir(&dir)
+                .map_err(|error| format!("cannot create directory {}: {error}", dir.display()))?;
         }
         let path = self.root.join("member/lock");
         let file = private_file(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
@@ -86,8 +89,8 @@ pub(crate) fn private_file(path: &Path) -> io::Result<File> {
 }
 
 /// The backend's file as its engine wants it.
-pub(crate) fn backend_file(path: &Path) -> io::Result<cairn_core::backend::redb::FileStorage> {
-    cairn_core::backend::redb::FileStorage::new(private_file(path)?).map_err(io::Error::other)
+pub(crate) fn backend_file(path: &Path) -> io::Result<FileBackend> {
+    FileBackend::new(private_file(path)?).map_err(io::Error::other)
 }
 
 /// Makes names in a directory durable.

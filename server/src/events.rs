@@ -65,7 +65,10 @@ pub(crate) fn log(event: &NodeEvent, member_id: u64, cluster_id: u64) {
             "promote member"
         ),
         NodeEvent::RemovedSelf => {
-            tracing::warn!(local_member_id = local, "the member has been permanently removed from the cluster");
+            tracing::warn!(
+                local_member_id = local,
+                "the member has been permanently removed from the cluster"
+            );
             tracing::warn!("the data-dir used by this member must be removed.");
         }
         NodeEvent::AlarmRaised { member_id, alarm } => {

@@ -1,6 +1,15 @@
 //! Cairn's server process: configuration, driver, files, metrics.
 
+mod boot;
 pub mod config;
+pub mod data_dir;
+mod driver;
+mod events;
 pub mod log;
+mod metrics;
+mod run;
 pub mod version;
+mod views;
 pub mod wal_disk;
+
+pub use run::run;

@@ -103,7 +103,7 @@ impl Config {
 }
 
 /// Compares two URL lists after resolving names; the error is etcd's reason.
-fn same_endpoints(
+pub(crate) fn same_endpoints(
     a: &[Url],
     b: &[Url],
     resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>,

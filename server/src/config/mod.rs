@@ -28,6 +28,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 pub use self::bootstrap::resolve_host;
+pub(crate) use self::bootstrap::same_endpoints;
 pub use self::flags::format_duration;
 pub use self::gates::{Features, Stage};
 pub use self::urls::{Url, join as join_urls, parse_list as parse_url_list};

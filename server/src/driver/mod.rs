@@ -20,11 +20,11 @@ use cairn_core::node::{Input, Node, NodeEvent, Status};
 use cairn_core::time::Time;
 use cairn_core::types::MemberId;
 use cairn_net::handle::{Call, Reply};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use log_thread::{LogJob, spawn as spawn_log};
-pub(crate) use peers::Peers;
+pub(crate) use peers::{Peers, Receiver};
 pub(crate) use reads::ReadPool;
 pub(crate) use storage_thread::{Incoming, Storage, StorageJob, spawn as spawn_storage};
 
@@ -39,7 +39,10 @@ pub(crate) enum Event {
     Call(Call),
     Input(Input),
     /// A read ended on another thread.
-    ReadDone { id: u64, result: Result<Reply, Error> },
+    ReadDone {
+        id: u64,
+        result: Result<Reply, Error>,
+    },
     /// A thread met a failure that the process must not survive.
     Fatal(Fatal),
     /// Give leadership away, then say so.
@@ -69,7 +72,7 @@ pub(crate) struct Workers {
 pub(crate) struct Driver {
     node: Node,
     started: Instant,
-    events: Receiver<Event>,
+    events: crossbeam_channel::Receiver<Event>,
     workers: Workers,
     next_id: u64,
     waiters: HashMap<u64, oneshot::Sender<Result<Reply, Error>>>,
@@ -81,7 +84,12 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(node: Node, started: Instant, events: Receiver<Event>, workers: Workers) -> Self {
+    pub(crate) fn new(
+        node: Node,
+        started: Instant,
+        events: crossbeam_channel::Receiver<Event>,
+        workers: Workers,
+    ) -> Self {
         Self {
             node,
             started,

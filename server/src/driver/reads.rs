@@ -46,4 +46,3 @@ impl ReadPool {
         !matches!(self.jobs.try_send((id, task)), Err(TrySendError::Full(_)))
     }
 }
-

@@ -2,7 +2,7 @@
 //! at a time and in order. None of them stops the node.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -132,7 +132,7 @@ impl Storage {
     }
 
     /// Makes `path` the backend's file, atomically, and `database` its contents.
-    fn swap(&self, path: &PathBuf, database: RedbBackend) -> Result<(), Fatal> {
+    fn swap(&self, path: &Path, database: RedbBackend) -> Result<(), Fatal> {
         let place = self.dir.backend();
         fs::rename(path, &place)
             .and_then(|()| data_dir::sync_dir(&self.dir.snap()))

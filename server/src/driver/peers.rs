@@ -1,0 +1,242 @@
+//! The node's peers: its messages out through the transport, theirs in as events; snapshots both ways
+//! as rows in chunks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use cairn_core::backend::redb::{RedbBackend, RedbOptions};
+use cairn_core::backend::{Backend, Batch, Table};
+use cairn_core::error::Fatal;
+use cairn_core::mvcc::StoreView;
+use cairn_core::node::Input;
+use cairn_core::types::MemberId;
+use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
+use crossbeam_channel::Sender;
+
+use super::{Event, Incoming};
+use crate::data_dir::{self, DataDir};
+
+/// The bytes of rows in one chunk, about.
+const CHUNK_BYTES: usize = 512 << 10;
+/// Messages up to this size overtake bulk: heartbeats, votes, read indexes and acknowledgements.
+const URGENT_BYTES_MAX: usize = 256;
+
+/// The sending side.
+pub(crate) struct Peers {
+    transport: Transport,
+    events: Sender<Event>,
+}
+
+impl Peers {
+    pub(crate) fn new(transport: Transport, events: Sender<Event>) -> Self {
+        Self { transport, events }
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    pub(super) fn send(&self, to: MemberId, message: Bytes) {
+        if message.len() <= URGENT_BYTES_MAX {
+            self.transport.send_urgent(to, message);
+        } else {
+            self.transport.send(to, message);
+        }
+    }
+
+    pub(crate) fn set_peer(&self, id: MemberId, urls: Vec<String>) {
+        self.transport.set_peer(id, urls);
+    }
+
+    pub(super) fn remove_peer(&self, id: MemberId) {
+        self.transport.remove_peer(id);
+    }
+
+    pub(super) fn send_snapshot(&self, to: MemberId, header: Bytes, view: StoreView) {
+        let events = self.events.clone();
+        let done = Box::new(move |result: Result<(), String>| {
+            if let Err(error) = &result {
+                tracing::warn!("to" = super::hex(to), error, "failed to send database snapshot");
+            }
+            let _ = events.send(Event::Input(Input::SnapshotSent { to, ok: result.is_ok() }));
+        });
+        self.transport.send_snapshot(to, header, Box::new(Chunks { view, after: None, done: false }), done);
+    }
+}
+
+/// A view as chunks of rows, each chunk read when it is asked for.
+struct Chunks {
+    view: StoreView,
+    after: Option<(Table, Bytes)>,
+    done: bool,
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Bytes, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        let mut last = None;
+        for row in self.view.rows(self.after.take()) {
+            let (table, key, value) = match row {
+                Ok(row) => row,
+                Err(fatal) => {
+                    self.done = true;
+                    return Some(Err(fatal.0));
+                }
+            };
+            out.put_u8(table as u8);
+            out.put_u32(u32::try_from(key.len()).expect("keys are shorter than a request"));
+            out.put_u32(u32::try_from(value.len()).expect("values are shorter than a request"));
+            out.put_slice(&key);
+            out.put_slice(&value);
+            last = Some((table, key));
+            if out.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        self.done = last.is_none();
+        self.after = last;
+        (!out.is_empty()).then(|| Ok(out.freeze()))
+    }
+}
+
+/// Reads a chunk back; `None` when it is not whole rows.
+fn rows_of(mut chunk: Bytes) -> Option<Vec<(Table, Bytes, Option<Bytes>)>> {
+    let mut rows = Vec::new();
+    while chunk.has_remaining() {
+        if chunk.remaining() < 9 {
+            return None;
+        }
+        let table = *Table::ALL.get(usize::from(chunk.get_u8()))?;
+        let (key, value) = (chunk.get_u32() as usize, chunk.get_u32() as usize);
+        if chunk.remaining() < key + value {
+            return None;
+        }
+        rows.push((table, chunk.split_to(key), Some(chunk.split_to(value))));
+    }
+    Some(rows)
+}
+
+/// The receiving side.
+pub(crate) struct Receiver {
+    pub(crate) events: Sender<Event>,
+    pub(crate) dir: DataDir,
+    pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
+    pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
+    pub(crate) removed_self: tokio::sync::watch::Sender<bool>,
+}
+
+impl Receiver {
+    fn input(&self, input: Input) {
+        // The node is gone only when the process is about to be.
+        let _ = self.events.send(Event::Input(input));
+    }
+}
+
+impl PeerEvents for Receiver {
+    fn message(&self, from: MemberId, message: Bytes) {
+        self.input(Input::Peer { from, message });
+    }
+
+    fn unreachable(&self, peer: MemberId) {
+        self.input(Input::PeerUnreachable { peer });
+    }
+
+    fn connected(&self, peer: MemberId) {
+        tracing::info!("remote-peer-id" = super::hex(peer), "peer became active");
+        self.input(Input::PeerConnected { peer });
+    }
+
+    fn removed(&self) {
+        self.removed_self.send_replace(true);
+    }
+
+    fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    fn begin_snapshot(&self, from: MemberId, header: Bytes) -> Result<Box<dyn SnapshotSink>, String> {
+        let mut slot = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.as_ref().is_some_and(|incoming| incoming.complete) {
+            return Err("a snapshot is being installed".to_owned());
+        }
+        *slot = None;
+        let path = self.dir.backend_with_suffix("incoming");
+        let _ = fs::remove_file(&path);
+        let file = data_dir::backend_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Made durable as a whole when it is complete.
+        let options = RedbOptions { fsync: false, ..RedbOptions::default() };
+        let backend = RedbBackend::open(file, options).map_err(|fatal| fatal.0)?;
+        tracing::info!("from" = super::hex(from), "receiving database snapshot");
+        Ok(Box::new(Sink {
+            backend: Some(backend),
+            next: 0,
+            crc: 0,
+            from,
+            header,
+            events: self.events.clone(),
+            dir: self.dir.clone(),
+            incoming: self.incoming.clone(),
+        }))
+    }
+}
+
+/// A snapshot on its way in.
+struct Sink {
+    backend: Option<RedbBackend>,
+    next: u64,
+    crc: u32,
+    from: MemberId,
+    header: Bytes,
+    events: Sender<Event>,
+    dir: DataDir,
+    incoming: Arc<Mutex<Option<Incoming>>>,
+}
+
+impl SnapshotSink for Sink {
+    fn resume_at(&self) -> u64 {
+        self.next
+    }
+
+    fn chunk(&mut self, seq: u64, payload: Bytes) -> Result<(), String> {
+        if seq != self.next {
+            return Err(format!("chunk {seq} came, {} was due", self.next));
+        }
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.crc);
+        hasher.update(&payload);
+        self.crc = hasher.finalize();
+        let changes = rows_of(payload).ok_or("a chunk does not hold whole rows")?;
+        let backend = self.backend.as_ref().ok_or("the snapshot is finished")?;
+        backend.commit(&Batch { changes }).map_err(|fatal| fatal.0)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>, total_crc: u32) -> Result<(), String> {
+        if self.crc != total_crc {
+            return Err(format!("the snapshot's checksum is {:08x}, the sender's {total_crc:08x}", self.crc));
+        }
+        let backend = self.backend.take().ok_or("the snapshot is finished")?;
+        drop(backend);
+        let path = self.dir.backend_with_suffix("incoming");
+        let reopened = reopen_durable(&path).map_err(|fatal| fatal.0)?;
+        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Incoming { backend: reopened, complete: true });
+        let input = Input::SnapshotReceived { from: self.from, header: self.header.clone() };
+        self.events.send(Event::Input(input)).map_err(|_| "the member is stopping".to_owned())
+    }
+}
+
+/// Syncs a file that was written without syncs and opens it for good.
+fn reopen_durable(path: &std::path::Path) -> Result<RedbBackend, Fatal> {
+    let failed = |error: std::io::Error| Fatal(format!("{}: {error}", path.display()));
+    data_dir::private_file(path).and_then(|file| file.sync_all()).map_err(failed)?;
+    let file = data_dir::backend_file(path).map_err(failed)?;
+    RedbBackend::open(file, RedbOptions::default())
+}

@@ -1,0 +1,32 @@
+//! The server's program: reads the configuration, then runs a member.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use cairn_server::config::{self, Loaded};
+
+fn main() -> ExitCode {
+    let env: BTreeMap<String, String> = std::env::vars().collect();
+    let loaded = config::load(std::env::args().skip(1), &env, &|path| std::fs::read_to_string(path));
+    let (config, notices) = match loaded {
+        Loaded::Exit { code, stdout, stderr } => {
+            print!("{stdout}");
+            eprint!("{stderr}");
+            return ExitCode::from(u8::try_from(code).unwrap_or(1));
+        }
+        Loaded::Run { config, notices } => (*config, notices),
+    };
+    if let Err(error) = cairn_server::log::init(&config.log) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    cairn_server::log::write_notices(&notices);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(cairn_server::run(config)),
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

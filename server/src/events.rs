@@ -22,51 +22,51 @@ pub(crate) fn log(event: &NodeEvent, member_id: u64, cluster_id: u64) {
             tracing::info!("raft.node: {local} lost leader {} at term {term}", hex(*leader));
         }
         NodeEvent::Published { name, client_urls } => tracing::info!(
-            local_member_id = local,
-            local_member_attributes = format!("{{Name:{name} ClientURLs:[{}]}}", client_urls.join(" ")),
-            cluster_id = cluster,
+            "local-member-id" = local,
+            "local-member-attributes" = format!("{{Name:{name} ClientURLs:[{}]}}", client_urls.join(" ")),
+            "cluster-id" = cluster,
             "published local member to cluster through raft"
         ),
         NodeEvent::ClusterVersionSet { version } => {
             let short = version.rsplit_once('.').map_or(version.as_str(), |(short, _)| short);
             tracing::info!(
-                cluster_id = cluster,
-                local_member_id = local,
-                cluster_version = short,
+                "cluster-id" = cluster,
+                "local-member-id" = local,
+                "cluster-version" = short,
                 "set initial cluster version"
             );
-            tracing::info!(cluster_version = short, "enabled capabilities for version");
+            tracing::info!("cluster-version" = short, "enabled capabilities for version");
         }
         NodeEvent::MemberAdded { id, peer_urls, is_learner } => tracing::info!(
-            cluster_id = cluster,
-            local_member_id = local,
-            added_peer_id = hex(*id),
-            added_peer_peer_urls = ?peer_urls,
-            added_peer_is_learner = is_learner,
+            "cluster-id" = cluster,
+            "local-member-id" = local,
+            "added-peer-id" = hex(*id),
+            "added-peer-peer-urls" = ?peer_urls,
+            "added-peer-is-learner" = is_learner,
             "added member"
         ),
         NodeEvent::MemberRemoved { id } => tracing::info!(
-            cluster_id = cluster,
-            local_member_id = local,
-            removed_remote_peer_id = hex(*id),
+            "cluster-id" = cluster,
+            "local-member-id" = local,
+            "removed-remote-peer-id" = hex(*id),
             "removed member"
         ),
         NodeEvent::MemberUpdated { id, peer_urls } => tracing::info!(
-            cluster_id = cluster,
-            local_member_id = local,
-            updated_remote_peer_id = hex(*id),
-            updated_remote_peer_urls = ?peer_urls,
+            "cluster-id" = cluster,
+            "local-member-id" = local,
+            "updated-remote-peer-id" = hex(*id),
+            "updated-remote-peer-urls" = ?peer_urls,
             "updated member"
         ),
         NodeEvent::MemberPromoted { id } => tracing::info!(
-            cluster_id = cluster,
-            local_member_id = local,
-            promoted_member_id = hex(*id),
+            "cluster-id" = cluster,
+            "local-member-id" = local,
+            "promoted-member-id" = hex(*id),
             "promote member"
         ),
         NodeEvent::RemovedSelf => {
             tracing::warn!(
-                local_member_id = local,
+                "local-member-id" = local,
                 "the member has been permanently removed from the cluster"
             );
             tracing::warn!("the data-dir used by this member must be removed.");
@@ -78,23 +78,23 @@ pub(crate) fn log(event: &NodeEvent, member_id: u64, cluster_id: u64) {
             tracing::info!(alarm = alarm_name(*alarm), from = hex(*member_id), "alarm disarmed");
         }
         NodeEvent::CompactionScheduled { revision } => {
-            tracing::info!(compact_revision = revision, "store.index: compact");
+            tracing::info!("compact-revision" = revision, "store.index: compact");
         }
         NodeEvent::CompactionFinished { revision } => {
-            tracing::info!(compact_revision = revision, "finished scheduled compaction");
+            tracing::info!("compact-revision" = revision, "finished scheduled compaction");
         }
         NodeEvent::SnapshotInstalled { index } => {
-            tracing::info!(snapshot_index = index, "applied snapshot");
+            tracing::info!("snapshot-index" = index, "applied snapshot");
         }
         NodeEvent::SnapshotSending { to, index } => {
-            tracing::info!(to = hex(*to), snapshot_index = index, "sending database snapshot");
+            tracing::info!(to = hex(*to), "snapshot-index" = index, "sending database snapshot");
         }
-        NodeEvent::LogCompacted { index } => tracing::info!(compact_index = index, "compacted Raft logs"),
+        NodeEvent::LogCompacted { index } => tracing::info!("compact-index" = index, "compacted Raft logs"),
         NodeEvent::ReadIndexSlow => {
             tracing::warn!("waiting for ReadIndex response took too long, retrying");
         }
         NodeEvent::ProposalFailed | NodeEvent::ReadIndexFailed => {}
-        NodeEvent::LeaseExpired { id } => tracing::debug!(lease_id = format!("{id:x}"), "lease expired"),
+        NodeEvent::LeaseExpired { id } => tracing::debug!("lease-id" = format!("{id:x}"), "lease expired"),
     }
 }
 

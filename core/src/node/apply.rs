@@ -238,20 +238,18 @@ impl Node {
         }
         self.routing.forget_applied(id.seq);
         let Some(pending) = self.requests.get_mut(id.seq) else { return };
-        if let (Request::Compact { revision, physical: true }, Ok(_)) = (&pending.request, &result) {
-            pending.wait = Wait::Compaction(*revision);
-            return;
-        }
+        let result = match (&pending.request, result) {
+            (Request::Compact { revision, physical: true }, Ok(_)) => {
+                pending.wait = Wait::Compaction(*revision);
+                return;
+            }
+            (Request::LeaseKeepAlive { id }, Ok(_)) => {
+                let (id, ttl) = (*id, self.lessor.lease(*id).map_or(0, |lease| lease.ttl));
+                Ok(ResponseBody::LeaseKeepAlive { id, ttl })
+            }
+            (_, result) => result,
+        };
         self.finish(id.seq, result);
-    }
-
-    /// Renews a lease for a client of the leader; 0 when there is nothing to renew.
-    pub(super) fn renew_lease(&mut self, id: i64) -> i64 {
-        let Some(renewed) = self.lessor.renew(id, self.now) else { return 0 };
-        if renewed.reset_checkpoint {
-            self.propose_internal(Op::LeaseCheckpoint(vec![(id, 0)]));
-        }
-        renewed.ttl
     }
 }
 

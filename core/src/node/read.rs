@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use raft::ReadState;
 
-use super::peer_message::{PeerMessage, ReadContext};
+use super::peer_message::{PeerMessage, ProposalKind, ReadContext};
 use super::request::{Pending, Wait};
 use super::{Node, NodeEvent, Output};
 use crate::api::{AlarmAction, AlarmMember, Header, Request, Response, ResponseBody};
+use crate::command::Op;
 use crate::error::{Error, Fatal};
 use crate::mvcc::{Ranged, StoreView};
 use crate::time::Time;
@@ -180,6 +181,9 @@ impl Node {
 
     /// Runs a read now: here if it is small, else on another thread.
     pub(super) fn run_read(&mut self, id: u64, request: Request) {
+        if let Request::LeaseKeepAlive { id: lease } = request {
+            return self.renew_lease(id, lease);
+        }
         match self.try_read(&request) {
             Ok(Some(Ok(body))) => self.answer(id, body),
             Ok(Some(Err(error))) => self.reply(id, Err(error)),
@@ -215,16 +219,28 @@ impl Node {
                 };
                 Ok(ResponseBody::Alarm { alarms: self.alarms.iter().filter(wanted).copied().collect() })
             }
-            Request::LeaseKeepAlive { id: lease } => {
-                if !self.is_leader() {
-                    return Ok(Some(Err(Error::LeaderChanged)));
-                }
-                let ttl = self.renew_lease(*lease);
-                Ok(ResponseBody::LeaseKeepAlive { id: *lease, ttl })
-            }
             Request::LeaseTimeToLive { id: lease, keys } => self.lease_time_to_live(*lease, *keys)?,
             other => unreachable!("{other:?} does not wait for a read index"),
         }))
+    }
+
+    /// Renews a lease now that leadership is confirmed. If an earlier remainder is on record, the
+    /// answer waits until that is replaced: the next leader would count from it.
+    fn renew_lease(&mut self, id: u64, lease: i64) {
+        if !self.is_leader() {
+            return self.reply(id, Err(Error::LeaderChanged));
+        }
+        let Some(renewal) = self.lessor.renew(lease, self.now) else {
+            return self.answer(id, ResponseBody::LeaseKeepAlive { id: lease, ttl: 0 });
+        };
+        if !renewal.reset_checkpoint {
+            return self.answer(id, ResponseBody::LeaseKeepAlive { id: lease, ttl: renewal.ttl });
+        }
+        let request = Request::LeaseKeepAlive { id: lease };
+        let deadline = self.now + self.config.request_timeout();
+        self.requests.insert(id, Pending { request, wait: Wait::Apply, deadline, leader: self.leader });
+        let command = self.command(id, Op::LeaseCheckpoint(vec![(lease, 0)]));
+        self.propose(command.id, ProposalKind::Normal, command.encode().into());
     }
 
     fn lease_time_to_live(&self, lease: i64, keys: bool) -> Result<Result<ResponseBody, Error>, Fatal> {

@@ -196,10 +196,12 @@ impl Node {
             self.raise_no_space();
             return self.reply(id, Err(Error::NoSpace));
         }
-        if let Request::LeaseGrant { id: lease, .. } = &mut pending.request
-            && *lease == 0
-        {
-            *lease = self.lessor.choose_id(&mut self.rng);
+        if let Request::LeaseGrant { id: lease, ttl } = &mut pending.request {
+            if *lease == 0 {
+                *lease = self.lessor.choose_id(&mut self.rng);
+            }
+            // Decided here once, because members may differ in their least TTL.
+            *ttl = self.lessor.granted_ttl(*ttl);
         }
         let Some(op) = op_of(&pending.request) else {
             return self.reply(id, Err(Error::Other("not a write".to_owned())));

@@ -194,7 +194,12 @@ impl Member {
                 return;
             }
             if let Some(status) = self.exit_status() {
-                panic!("{} ({}) exited early: {status}\n{}", self.spec.name, self.binary.display(), self.log_tail());
+                panic!(
+                    "{} ({}) exited early: {status}\n{}",
+                    self.spec.name,
+                    self.binary.display(),
+                    self.log_tail()
+                );
             }
             assert!(
                 Instant::now() < deadline,

@@ -88,8 +88,12 @@ pub struct Ctl {
     pub until: Option<Until>,
     /// Sort the lines of both outputs first.
     pub sorted: bool,
+    /// Show a run of equal lines once: how often it repeats is a matter of time.
+    pub collapsed: bool,
     /// Record stdout as a decoded protobuf message.
     pub protobuf: bool,
+    /// Leave the exit code out: it follows from something that may differ.
+    pub exit_unchecked: bool,
     /// Do not record: a preparation whose output may differ.
     pub silent: bool,
     /// (regular expression, replacement) applied to both outputs after the common normalisation.
@@ -117,7 +121,9 @@ pub fn ctl(line: &str) -> Step {
         captures: Vec::new(),
         until: None,
         sorted: false,
+        collapsed: false,
         protobuf: line.contains("-w protobuf"),
+        exit_unchecked: false,
         silent: false,
         replacements: Vec::new(),
     })
@@ -191,6 +197,16 @@ impl Step {
     /// For outputs whose line order is no promise.
     pub fn sorted(self) -> Step {
         self.change(|command| command.sorted = true)
+    }
+
+    /// For lines that repeat by the clock.
+    pub fn collapsed(self) -> Step {
+        self.change(|command| command.collapsed = true)
+    }
+
+    /// For verdicts about speed.
+    pub fn exit_unchecked(self) -> Step {
+        self.change(|command| command.exit_unchecked = true)
     }
 
     /// For preparations.

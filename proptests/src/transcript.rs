@@ -45,6 +45,11 @@ pub struct Played {
 pub fn compare(script: &Script) {
     let ports = ports(script);
     let [etcd, ours] = Side::BOTH.map(|side| play(side, script, &ports, true));
+    if std::env::var_os("CAIRN_TRANSCRIPT_SHOW").is_some() {
+        for record in &etcd.records {
+            println!("$ {}\n{}", record.step, record.outcome);
+        }
+    }
     expect_equal(script, &etcd, &ours);
 }
 
@@ -66,9 +71,7 @@ pub fn expect_equal(script: &Script, etcd: &Played, ours: &Played) {
         .iter()
         .zip(&ours.records)
         .filter(|(etcd, ours)| etcd != ours)
-        .map(|(etcd, ours)| {
-            format!("$ {}\n{}", etcd.step, crate::diff::lines(&etcd.outcome, &ours.outcome))
-        })
+        .map(|(etcd, ours)| format!("$ {}\n{}", etcd.step, crate::diff::lines(&etcd.outcome, &ours.outcome)))
         .collect();
     assert!(
         different.is_empty(),
@@ -317,11 +320,14 @@ impl Player {
             if command.sorted {
                 lines.sort_unstable();
             }
+            if command.collapsed {
+                lines.dedup();
+            }
             for line in lines {
                 rendered += &format!("{stream}| {line}\n");
             }
         }
-        rendered + &format!("exit {exit}\n")
+        if command.exit_unchecked { rendered } else { rendered + &format!("exit {exit}\n") }
     }
 
     fn await_exit(&mut self, name: &str) {

@@ -27,6 +27,10 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
             r"\| +(true|false) \| +(true|false) \| +\d+ \| +\d+ \| +\d+ \|",
             "| $1 | $2 | <term> | <index> | <applied> |",
         ),
+        // A crash of etcdctl itself: only its message is the same each time.
+        (r"(?s)\n(\[signal [^\n]*\n)?\ngoroutine \d+ \[running\].*$", "\n<stack>\n"),
+        // Printed as %16x: short ids are padded.
+        (r"(?m)^(Member) +(<\w+>) (.*cluster) +(<\w+>)$", "$1 $2 $3 $4"),
         // Durations and sizes.
         (r"took = [0-9.]+(ns|\x{b5}s|ms|s)\b", "took = <duration>"),
         (r"\b\d+(\.\d+)?(ns|\x{b5}s|ms)\b", "<duration>"),
@@ -42,6 +46,9 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
 
 static ID: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\b([0-9a-f]{16}|[0-9]{17,20}|[0-9a-f]{15})\b").expect("valid"));
+
+static INITIAL_CLUSTER: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"ETCD_INITIAL_CLUSTER="([^"]*)""#).expect("valid"));
 
 static TABLE: LazyLock<[(Regex, &'static str); 2]> = LazyLock::new(|| {
     [(Regex::new(r"-{2,}").expect("valid"), "--"), (Regex::new(r" {2,}").expect("valid"), " ")]
@@ -94,6 +101,14 @@ impl Names {
         for (pattern, with) in PATTERNS.iter() {
             output = pattern.replace_all(&output, *with).into_owned();
         }
+        output = INITIAL_CLUSTER
+            .replace_all(&output, |found: &Captures<'_>| {
+                // In the order of the ids, which of a member added at run time is a hash of the time.
+                let mut members: Vec<&str> = found[1].split(',').collect();
+                members.sort_unstable();
+                format!("ETCD_INITIAL_CLUSTER=\"{}\"", members.join(","))
+            })
+            .into_owned();
         if output.starts_with('+') {
             // A table: its columns are as wide as the texts before they were named.
             for (pattern, with) in TABLE.iter() {

@@ -1,8 +1,6 @@
 //! lock, elect, make-mirror, check perf.
 
-use cairn_proptests::script::{
-    Step, Until, all, await_exit, await_lines, ctl, interrupt, script, spawn, stop,
-};
+use cairn_proptests::script::{Step, Until, all, await_lines, ctl, interrupt, script, spawn, stop};
 use cairn_proptests::transcript::{compare, compare_apart};
 
 #[test]

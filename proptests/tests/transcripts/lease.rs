@@ -80,7 +80,7 @@ fn lease_expiry() {
             spawn("alive", "lease keep-alive {KEPT}").collapsed(),
             // All keys of a lease vanish in one revision.
             spawn("w", "watch e/ --prefix --rev=4 -w json"),
-            await_lines("w", 2),
+            await_lines("w", 1),
             ctl("get e/ --prefix -w json").until(Until::Contains(r#""revision":5"#)),
             ctl("get e/ --prefix --rev=4 -w json"),
             stop("w"),

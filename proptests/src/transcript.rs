@@ -282,7 +282,7 @@ impl Player {
             }
             std::thread::sleep(POLL_INTERVAL);
         };
-        self.capture(command, &String::from_utf8_lossy(&output.stdout).into_owned());
+        self.capture(command, &String::from_utf8_lossy(&output.stdout));
         if !command.silent {
             let code = output.status.code().map_or("by a signal".to_owned(), |code| code.to_string());
             let outcome = self.render(command, output, &code);

@@ -3,6 +3,8 @@
 //! `CAIRN_DIFF_SEED` (default 1) and `CAIRN_DIFF_OPS` (default 20000) choose the run. What may differ
 //! is listed in [`exceptions::EXCEPTIONS`].
 
+#![allow(clippy::unwrap_used)]
+
 mod exceptions;
 mod generate;
 mod run;

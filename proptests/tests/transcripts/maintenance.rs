@@ -3,6 +3,12 @@
 use cairn_proptests::script::{Step, Until, all, ctl, script};
 use cairn_proptests::transcript::compare;
 
+/// At an endpoint where nobody listens: what the client says beside the result is its own affair.
+fn unreachable(command: &str) -> Step {
+    ctl(&format!("{command} --endpoints={{SPARE_EP}} --dial-timeout=200ms --command-timeout=500ms"))
+        .replace("latest balancer error.*", "<unreachable>")
+}
+
 #[test]
 fn endpoint() {
     let mut steps = all(&["put a 1", "put a 2", "del a", "put b 3"]);
@@ -33,12 +39,12 @@ fn endpoint() {
         "endpoint hashkv --rev=2",
         "endpoint hashkv --rev=3",
         "endpoint hashkv --rev=5 -w json",
-        "endpoint status --endpoints={SPARE_EP} --dial-timeout=200ms --command-timeout=500ms",
-        "endpoint health --endpoints={SPARE_EP} --dial-timeout=200ms --command-timeout=500ms",
         "endpoint fly",
         "endpoint",
         "version",
     ]));
+    steps.push(unreachable("endpoint status"));
+    steps.push(unreachable("endpoint health"));
     compare(&script("endpoint", steps));
 }
 
@@ -155,7 +161,7 @@ fn snapshot() {
         ctl("snapshot status {DIR}/none.db"),
         ctl("snapshot save {DIR}/two.db --endpoints={EP0},{EP0}"),
         ctl("snapshot restore {DIR}/s.db --data-dir={DIR}/restored --name=r --initial-cluster=r=http://localhost:2380 --initial-advertise-peer-urls=http://localhost:2380"),
-        ctl("defrag --endpoints={SPARE_EP} --dial-timeout=200ms --command-timeout=500ms"),
+        unreachable("defrag"),
     ]);
     compare(&script("snapshot", steps));
 }

@@ -45,7 +45,7 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
 });
 
 static ID: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\b([0-9a-f]{16}|[0-9]{17,20}|[0-9a-f]{15})\b").expect("valid"));
+    LazyLock::new(|| Regex::new(r"\b([0-9a-f]{12,16}|[0-9]{17,20})\b").expect("valid"));
 
 static INITIAL_CLUSTER: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"ETCD_INITIAL_CLUSTER="([^"]*)""#).expect("valid"));
@@ -85,7 +85,9 @@ impl Names {
         output = ID
             .replace_all(&output, |found: &Captures<'_>| {
                 let digits = &found[1];
-                let decimal = if digits.len() > 16 { digits.parse().ok() } else { None };
+                // Decimal when that is a known id or too long for hex; ids may have leading zeros.
+                let decimal: Option<u64> = digits.parse().ok();
+                let decimal = decimal.filter(|id| digits.len() > 16 || ids.contains_key(id));
                 match decimal.or_else(|| u64::from_str_radix(digits, 16).ok()) {
                     Some(id) => ids
                         .entry(id)
@@ -200,6 +202,7 @@ mod tests {
             names.apply("http://127.0.0.1:1, cce3e65e1bb10250, 3.4.23, 25 kB, true, false, 2, 5, 5, ");
         assert_eq!(shown, "<EP0>, <m0>, <version>, <size>, true, false, <term>, <index>, <applied>, ");
         assert_eq!(names.apply("14763897295316517456 1234 0250a1fb5c861e0e"), "<m0> 1234 <id1>");
+        assert_eq!(names.apply("e/45a1fb81f88706"), "e/<id2>");
         assert_eq!(names.apply("127.0.0.1:5 3.4.23"), "127.0.0.1:5 <version>");
         assert_eq!(names.apply(r#"{"revision":2,"raft_term":2}"#), r#"{"revision":2,"raft_term":<n>}"#);
     }

@@ -45,7 +45,7 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
 });
 
 static ID: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\b([0-9a-f]{12,16}|[0-9]{17,20})\b").expect("valid"));
+    LazyLock::new(|| Regex::new(r"\b([0-9a-f]{13,16}|[0-9]{17,20})\b").expect("valid"));
 
 static INITIAL_CLUSTER: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"ETCD_INITIAL_CLUSTER="([^"]*)""#).expect("valid"));

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cairn_server::config::{self, Loaded};
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let env: BTreeMap<String, String> = std::env::vars().collect();
     let loaded = config::load(std::env::args().skip(1), &env, &|path| std::fs::read_to_string(path));
     let (config, notices) = match loaded {
@@ -29,4 +30,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic is a bug, and a member that lost one of its threads to it must not look alive.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }

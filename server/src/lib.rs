@@ -1,5 +1,6 @@
 //! Cairn's server process: configuration, driver, files, metrics.
 
+mod backend_file;
 mod boot;
 pub mod config;
 pub mod data_dir;

@@ -101,6 +101,8 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         driver::spawn_log(booted.wal, log_rx, event_tx.clone(), metrics.clone()).map_err(spawned)?;
     let storage = Storage {
         backend,
+        file: booted.backend_file,
+        fsync: !config.unsafe_no_fsync,
         dir: dir.clone(),
         incoming,
         compaction_rows_max: usize::try_from(config.compaction_batch_limit).unwrap_or(1000).max(1),

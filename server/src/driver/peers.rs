@@ -16,6 +16,7 @@ use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
 use crossbeam_channel::Sender;
 
 use super::{Event, Incoming};
+use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 
 /// The bytes of rows in one chunk, about.
@@ -162,14 +163,13 @@ impl PeerEvents for Receiver {
     }
 
     fn begin_snapshot(&self, from: MemberId, header: Bytes) -> Result<Box<dyn SnapshotSink>, String> {
-        let mut slot = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|incoming| incoming.complete) {
+        let slot = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
             return Err("a snapshot is being installed".to_owned());
         }
-        *slot = None;
         let path = self.dir.backend_with_suffix("incoming");
         let _ = fs::remove_file(&path);
-        let file = data_dir::backend_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let (file, _) = BackendFile::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Made durable as a whole when it is complete.
         let options = RedbOptions { fsync: false, ..RedbOptions::default() };
         let backend = RedbBackend::open(file, options).map_err(|fatal| fatal.0)?;
@@ -225,18 +225,17 @@ impl SnapshotSink for Sink {
         let backend = self.backend.take().ok_or("the snapshot is finished")?;
         drop(backend);
         let path = self.dir.backend_with_suffix("incoming");
-        let reopened = reopen_durable(&path).map_err(|fatal| fatal.0)?;
-        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Incoming { backend: reopened, complete: true });
+        let (backend, file) = reopen_durable(&path).map_err(|fatal| fatal.0)?;
+        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(Incoming { backend, file });
         let input = Input::SnapshotReceived { from: self.from, header: self.header.clone() };
         self.events.send(Event::Input(input)).map_err(|_| "the member is stopping".to_owned())
     }
 }
 
 /// Syncs a file that was written without syncs and opens it for good.
-fn reopen_durable(path: &std::path::Path) -> Result<RedbBackend, Fatal> {
+fn reopen_durable(path: &std::path::Path) -> Result<(RedbBackend, FileState), Fatal> {
     let failed = |error: std::io::Error| Fatal(format!("{}: {error}", path.display()));
     data_dir::private_file(path).and_then(|file| file.sync_all()).map_err(failed)?;
-    let file = data_dir::backend_file(path).map_err(failed)?;
-    RedbBackend::open(file, RedbOptions::default())
+    let (file, state) = BackendFile::open(path).map_err(failed)?;
+    Ok((RedbBackend::open(file, RedbOptions::default())?, state))
 }

@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod log;
+pub mod metrics;
 pub mod version;
+pub mod views;
 pub mod wal_disk;

@@ -7,10 +7,10 @@ pub mod data_dir;
 mod driver;
 mod events;
 pub mod log;
-mod metrics;
+pub mod metrics;
 mod run;
 pub mod version;
-mod views;
+pub mod views;
 pub mod wal_disk;
 
 pub use run::run;

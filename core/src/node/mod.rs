@@ -52,11 +52,12 @@ use crate::types::{Index, MemberId, Term};
 use crate::wal::{HardState, LogEntry, LogStart};
 use crate::watch::WatchHub;
 
+pub use apply::decode_alarms;
 pub use config::{AutoCompaction, Config};
 pub use input::Input;
 pub use output::{NodeEvent, Output};
 pub use read::ReadTask;
-pub use snapshot::bootstrap_batch;
+pub use snapshot::{applied_position, bootstrap_batch};
 pub use status::{Role, Status, Wakeup, WakeupReason};
 
 use peer_message::{PeerMessage, RaftMessage};

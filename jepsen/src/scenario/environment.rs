@@ -116,10 +116,14 @@ impl Environment {
         let ended = !home.server.running();
         let log = home.server.log();
         let told = refusal.contains("database space exceeded");
-        let reasons = ["no space left", "os error 28", "enospc", "storagefull", "storage full", "disk is full"];
+        let reasons =
+            ["no space left", "os error 28", "enospc", "storagefull", "storage full", "disk is full"];
         let reason = log.lines().rev().find(|line| reasons.iter().any(|r| line.to_lowercase().contains(r)));
         figures.add("full disk: the process", if ended { "ended" } else { "goes on" });
-        figures.add("full disk: it said", reason.map_or("nothing of it", |line| line.get(..300).unwrap_or(line)));
+        figures.add(
+            "full disk: it said",
+            reason.map_or("nothing of it", |line| line.get(..300).unwrap_or(line)),
+        );
         if binary.cairn && !told && reason.is_none() {
             return Err(home.explain("a full disk must be reported", &figures));
         }
@@ -139,16 +143,20 @@ impl Environment {
         for number in 0..acked {
             let key = format!("{PREFIX}{number:06}");
             let read = home.client().read(&key).await.or_fail("read after the disk was enlarged")?;
-            let intact = read.kvs.first().is_some_and(|kv| kv.value.starts_with(format!("{number:06}x").as_bytes()));
+            let intact =
+                read.kvs.first().is_some_and(|kv| kv.value.starts_with(format!("{number:06}x").as_bytes()));
             if !intact {
                 return Err(home.explain(&format!("acknowledged {key} is gone"), &figures));
             }
         }
         let again = home.client().put(&format!("{PREFIX}again"), "value").await;
-        figures.add("full disk: all read back; a put with space again", match again {
-            Outcome::Ok(_) => "succeeds".to_owned(),
-            Outcome::Refused(error) | Outcome::Unknown(error) => error,
-        });
+        figures.add(
+            "full disk: all read back; a put with space again",
+            match again {
+                Outcome::Ok(_) => "succeeds".to_owned(),
+                Outcome::Refused(error) | Outcome::Unknown(error) => error,
+            },
+        );
         Ok(figures)
     }
 
@@ -175,12 +183,19 @@ impl Environment {
             Start::Failed { code, said }
                 if *code != Some(0) && said.contains(&name_of(&segments[0])) && said.contains("offset") => {}
             _ if !binary.cairn => {}
-            _ => return Err(home.explain("the start must fail and name the segment and the offset", &figures)),
+            _ => {
+                return Err(home.explain("the start must fail and name the segment and the offset", &figures));
+            }
         }
         Ok(figures)
     }
 
-    async fn damaged_database(&self, binary: &Binary, what: &str, damage: Damage) -> Result<Figures, Failure> {
+    async fn damaged_database(
+        &self,
+        binary: &Binary,
+        what: &str,
+        damage: Damage,
+    ) -> Result<Figures, Failure> {
         let (mut home, written) = self.filled(binary).await?;
         home.server.terminate(EVENTUALLY).await?;
         let mut figures = Figures::default();
@@ -191,14 +206,16 @@ impl Environment {
         describe(&mut figures, &format!("{what}: start"), &start);
         match start {
             Start::Failed { code, said } => {
-                let named = said.contains("snap/db") && (said.contains("offset") || said.contains("truncated"));
+                let named =
+                    said.contains("snap/db") && (said.contains("offset") || said.contains("truncated"));
                 if binary.cairn && (code == Some(0) || !named) {
                     return Err(home.explain("the failure must name the file and the offset", &figures));
                 }
             }
             Start::Healthy => {
                 let intact = home.values().await.is_ok_and(|values| values == written);
-                figures.add(format!("{what}: data after the start"), if intact { "intact" } else { "DAMAGED" });
+                figures
+                    .add(format!("{what}: data after the start"), if intact { "intact" } else { "DAMAGED" });
                 if binary.cairn && !intact {
                     return Err(home.explain("damaged data is served", &figures));
                 }
@@ -345,7 +362,8 @@ impl Mount {
     fn tmpfs(at: &Path, mib: u64) -> Result<Option<Self>, Failure> {
         fs::create_dir_all(at)?;
         let size = format!("size={mib}m,mode=0700");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "cairn-jepsen"]).arg(at).output()?;
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "cairn-jepsen"]).arg(at).output()?;
         Ok(status.status.success().then(|| Self(at.to_owned())))
     }
 

@@ -94,7 +94,10 @@ impl Watchers {
         let rate = self.events as f64 / putting.as_secs_f64();
         figures.add("watchers on streams", format!("{} on {}", self.streams * self.keys, self.streams));
         figures.add("events put", format!("{} in {} ({rate:.0}/s)", self.events, ms(putting)));
-        figures.add("events delivered in order", format!("{} in {}", seen.load(Ordering::Relaxed), ms(delivered)));
+        figures.add(
+            "events delivered in order",
+            format!("{} in {}", seen.load(Ordering::Relaxed), ms(delivered)),
+        );
         figures.add("server RSS before, with the watchers", format!("{}, {}", mib(before), mib(watching)));
         figures.add("server RSS after, peak", format!("{}, {}", mib(after), mib(peak)));
 
@@ -134,7 +137,8 @@ impl Watchers {
         }
         let mut last = 0;
         for putter in putters {
-            let reached = putter.await.map_err(|error| Failure::new(format!("a putter panicked: {error}")))?;
+            let reached =
+                putter.await.map_err(|error| Failure::new(format!("a putter panicked: {error}")))?;
             last = last.max(reached.map_err(|failure| failure.note(server.log_tail(10)))?);
         }
         Ok(last)
@@ -191,7 +195,9 @@ impl Stream {
                 let number = number.split(':').next().unwrap_or_default();
                 if number != (*count + 1).to_string() || kv.mod_revision <= *last {
                     let key = text(&kv.key);
-                    return Err(Failure::new(format!("{key}: put {number} came after {count} of revision {last}")));
+                    return Err(Failure::new(format!(
+                        "{key}: put {number} came after {count} of revision {last}"
+                    )));
                 }
                 (*count, *last) = (*count + 1, kv.mod_revision);
                 left -= 1;
@@ -211,7 +217,11 @@ impl Stream {
             Ok(Err(failure)) if failure.to_string().contains("compacted at ") => {
                 let told = failure.to_string();
                 // A cancel without a compact revision is a lost watcher.
-                if told.contains("compacted at 0") { Err(failure) } else { Ok(format!("{count} events, then {told}")) }
+                if told.contains("compacted at 0") {
+                    Err(failure)
+                } else {
+                    Ok(format!("{count} events, then {told}"))
+                }
             }
             Ok(Err(failure)) => Err(failure),
             Err(_) => Err(Failure::new(format!("the stalled client got {count} events within {limit:?}"))),

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
@@ -18,6 +19,7 @@ use crossbeam_channel::Sender;
 use super::{Event, Incoming};
 use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
+use crate::metrics::Metrics;
 
 /// The bytes of rows in one chunk, about.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -28,11 +30,12 @@ const URGENT_BYTES_MAX: usize = 256;
 pub(crate) struct Peers {
     transport: Transport,
     events: Sender<Event>,
+    metrics: Arc<Metrics>,
 }
 
 impl Peers {
-    pub(crate) fn new(transport: Transport, events: Sender<Event>) -> Self {
-        Self { transport, events }
+    pub(crate) fn new(transport: Transport, events: Sender<Event>, metrics: Arc<Metrics>) -> Self {
+        Self { transport, events, metrics }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -40,6 +43,7 @@ impl Peers {
     }
 
     pub(super) fn send(&self, to: MemberId, message: Bytes) {
+        self.metrics.peer(to).sent_bytes.add(message.len() as u64);
         if message.len() <= URGENT_BYTES_MAX {
             self.transport.send_urgent(to, message);
         } else {
@@ -57,7 +61,18 @@ impl Peers {
 
     pub(super) fn send_snapshot(&self, to: MemberId, header: Bytes, view: StoreView) {
         let events = self.events.clone();
+        let peer = self.metrics.peer(to);
+        peer.snapshot_sends.add(1);
+        let started = Instant::now();
         let done = Box::new(move |result: Result<(), String>| {
+            peer.snapshot_sends.add(-1);
+            match &result {
+                Ok(()) => {
+                    peer.snapshot_send_success.inc();
+                    peer.snapshot_send_seconds.seconds(started.elapsed());
+                }
+                Err(_) => peer.snapshot_send_failures.inc(),
+            }
             if let Err(error) = &result {
                 tracing::warn!("to" = super::hex(to), error, "failed to send database snapshot");
             }
@@ -130,6 +145,7 @@ pub(crate) struct Receiver {
     pub(crate) dir: DataDir,
     pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
     pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) removed_self: tokio::sync::watch::Sender<bool>,
 }
 
@@ -142,15 +158,20 @@ impl Receiver {
 
 impl PeerEvents for Receiver {
     fn message(&self, from: MemberId, message: Bytes) {
+        self.metrics.peer(from).received_bytes.add(message.len() as u64);
         self.input(Input::Peer { from, message });
     }
 
     fn unreachable(&self, peer: MemberId) {
+        let counted = self.metrics.peer(peer);
+        counted.sent_failures.inc();
+        counted.unreachable();
         self.input(Input::PeerUnreachable { peer });
     }
 
     fn connected(&self, peer: MemberId) {
         tracing::info!("remote-peer-id" = super::hex(peer), "peer became active");
+        self.metrics.peer(peer).connected();
         self.input(Input::PeerConnected { peer });
     }
 

@@ -85,6 +85,7 @@ impl Storage {
             }
             StorageJob::Defragment => {
                 let started = Instant::now();
+                self.metrics.defragment_started();
                 let result = self.defragment();
                 self.metrics.defragmented(started.elapsed());
                 Input::Defragmented { result, size: self.backend.size() }

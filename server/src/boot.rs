@@ -19,6 +19,7 @@ use cairn_core::node::{Recovered, bootstrap_batch};
 use cairn_core::wal::{Append, HardState, LogStart, Metadata, TailReport, Wal, WalOptions};
 use cairn_net::http::fetch::fetch_members;
 
+use crate::backend_file::{BackendFile, FileState};
 use crate::config::{ClusterState, Config, Url, resolve_host, same_endpoints};
 use crate::data_dir::{self, DataDir};
 use crate::wal_disk::FsDisk;
@@ -32,6 +33,7 @@ pub(crate) struct Booted {
     pub(crate) wal: Wal<FsDisk>,
     pub(crate) recovered: Recovered,
     pub(crate) backend: Arc<RedbBackend>,
+    pub(crate) backend_file: FileState,
     /// Members to connect to before the replicated state names them.
     pub(crate) peers: Vec<Member>,
     /// A number that no earlier start of this member used.
@@ -79,10 +81,18 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
             dir.backend().display()
         ));
     }
-    let backend = open_backend(config, dir)?;
+    let (backend, backend_file) = open_backend(config, dir)?;
     let recovered =
         Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
-    Ok(Booted { metadata: found.metadata, wal, recovered, backend, peers: Vec::new(), boot: boot_number() })
+    Ok(Booted {
+        metadata: found.metadata,
+        wal,
+        recovered,
+        backend,
+        backend_file,
+        peers: Vec::new(),
+        boot: boot_number(),
+    })
 }
 
 /// The first start of a member of a new cluster.
@@ -144,26 +154,26 @@ fn create(
         }
         _ => {}
     }
-    let backend = open_backend(config, dir)?;
+    let (backend, backend_file) = open_backend(config, dir)?;
     backend.commit(batch).map_err(|fatal| fatal.0)?;
     data_dir::sync_dir(&dir.snap()).map_err(|error| error.to_string())?;
     let first = Append { log_start: Some(log_start), entries: Vec::new(), hard_state: Some(hard_state) };
     let wal = Wal::create(disk, metadata, &first, wal_options(config)).map_err(|error| error.to_string())?;
     let recovered = Recovered { log_start, hard_state, entries: Vec::new() };
-    Ok(Booted { metadata, wal, recovered, backend, peers, boot: boot_number() })
+    Ok(Booted { metadata, wal, recovered, backend, backend_file, peers, boot: boot_number() })
 }
 
 fn wal_options(config: &Config) -> WalOptions {
     WalOptions { fsync: !config.unsafe_no_fsync, ..WalOptions::default() }
 }
 
-fn open_backend(config: &Config, dir: &DataDir) -> Result<Arc<RedbBackend>, String> {
+fn open_backend(config: &Config, dir: &DataDir) -> Result<(Arc<RedbBackend>, FileState), String> {
     let path = dir.backend();
-    let file = data_dir::backend_file(&path)
+    let (file, state) = BackendFile::open(&path)
         .map_err(|error| format!("cannot open backend {}: {error}", path.display()))?;
     let options = RedbOptions { fsync: !config.unsafe_no_fsync, ..RedbOptions::default() };
     RedbBackend::open(file, options)
-        .map(Arc::new)
+        .map(|backend| (Arc::new(backend), state))
         .map_err(|fatal| format!("cannot open backend {}: {}", path.display(), fatal.0))
 }
 

@@ -8,8 +8,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
-
 /// A member's directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataDir {
@@ -86,11 +84,6 @@ fn create_dir(dir: &Path) -> io::Result<()> {
 /// Opens or creates a file that only its owner can read.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-/// The backend's file as its engine wants it.
-pub(crate) fn backend_file(path: &Path) -> io::Result<FileBackend> {
-    FileBackend::new(private_file(path)?).map_err(io::Error::other)
 }
 
 /// Makes names in a directory durable.

@@ -1,15 +1,16 @@
 //! Cairn's server process: configuration, driver, files, metrics.
 
+mod backend_file;
 mod boot;
 pub mod config;
 pub mod data_dir;
 mod driver;
 mod events;
 pub mod log;
-mod metrics;
+pub mod metrics;
 mod run;
 pub mod version;
-mod views;
+pub mod views;
 pub mod wal_disk;
 
 pub use run::run;

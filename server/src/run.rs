@@ -23,7 +23,7 @@ use crate::driver::{self, Driver, Event, Notice, Peers, ReadPool, Receiver, Stor
 use crate::events;
 use crate::metrics::Metrics;
 use crate::version::{API_VERSION, CLUSTER_VERSION};
-use crate::views::PinnedViews;
+use crate::views::StoreViews;
 
 /// How long open requests may take to end when the process stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -68,7 +68,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         "name" = config.name,
         "starting member"
     );
-    let metrics = Arc::new(Metrics::new(config.metrics_extensive));
+    let metrics = Arc::new(Metrics::new(API_VERSION, config.metrics_extensive));
     let (event_tx, event_rx) = crossbeam_channel::unbounded();
     let (notice_tx, mut notices) = mpsc::unbounded_channel();
     let (removed_tx, mut removed_rx) = watch::channel(false);
@@ -80,6 +80,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         dir: dir.clone(),
         incoming: incoming.clone(),
         removed: removed_ids.clone(),
+        metrics: metrics.clone(),
         removed_self: removed_tx,
     });
     let runtime = tokio::runtime::Handle::current();
@@ -87,7 +88,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     for member in &booted.peers {
         transport.set_peer(member.id, member.peer_urls.clone());
     }
-    let peers = Arc::new(Peers::new(transport, event_tx.clone()));
+    let peers = Arc::new(Peers::new(transport, event_tx.clone(), metrics.clone()));
 
     let started = Instant::now();
     let backend = booted.backend.clone();
@@ -101,6 +102,8 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         driver::spawn_log(booted.wal, log_rx, event_tx.clone(), metrics.clone()).map_err(spawned)?;
     let storage = Storage {
         backend,
+        file: booted.backend_file,
+        fsync: !config.unsafe_no_fsync,
         dir: dir.clone(),
         incoming,
         compaction_rows_max: usize::try_from(config.compaction_batch_limit).unwrap_or(1000).max(1),
@@ -131,7 +134,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         )
     };
     let fatal_events = event_tx.clone();
-    let views = PinnedViews::new(Arc::new(move |fatal| {
+    let views = StoreViews::new(Arc::new(move |fatal| {
         let _ = fatal_events.send(Event::Fatal(fatal));
     }));
     let (serving_tx, serving_rx) = watch::channel(true);
@@ -182,7 +185,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
                                     log_serving(&listener);
                                     let routes = services::router(handle.clone(), info.clone());
                                     let pages = if split { axum_none() } else { client::router(http.clone()) };
-                                    serve(&mut servings, listener, pages, metrics.layer(routes), options.clone())?;
+                                    serve(&mut servings, listener, pages, metrics.grpc_layer().around(routes), options.clone())?;
                                 }
                                 for listener in http_only {
                                     let pages = client::router(http.clone());

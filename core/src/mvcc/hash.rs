@@ -76,7 +76,12 @@ impl StoreView {
         if let Err(error) = self.check_revision(revision) {
             return Ok(Err(error));
         }
-        let hash_revision = if revision > 0 { revision } else { self.revision() };
+        let hash_revision = if revision == 0 { self.revision() } else { revision };
+        if hash_revision < 0 {
+            // Before all history: etcd hashes nothing.
+            let (hash, compact_revision) = (crc32c::crc32c(b"key"), self.compact_revision());
+            return Ok(Ok(HashKv { hash, compact_revision, hash_revision }));
+        }
         let mut any_live = false;
         self.visit(&KeyRange::From(Bytes::new()), hash_revision, None, |_, _| {
             any_live = true;

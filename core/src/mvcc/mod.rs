@@ -24,6 +24,7 @@ pub use compact::{Compaction, compact_batch};
 pub use hash::HashKv;
 pub use store::{Change, META_COMPACT_REVISION, META_COMPACTED, META_REVISION, Outcome, Store, StoreOptions};
 pub use view::{Ranged, StoreRow, StoreView};
+pub use whole::HistoryRow;
 
 pub use crate::backend::overlay::Pending;
 

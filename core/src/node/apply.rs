@@ -266,8 +266,11 @@ fn alarm_key(alarm: AlarmMember) -> Bytes {
     key.into()
 }
 
-/// The active alarms from their rows.
-pub(super) fn decode_alarms(rows: &[(Bytes, Bytes)]) -> Result<BTreeSet<AlarmMember>, Fatal> {
+/// The active alarms from the rows of [`Table::Alarms`].
+///
+/// # Errors
+/// A row is damaged.
+pub fn decode_alarms(rows: &[(Bytes, Bytes)]) -> Result<BTreeSet<AlarmMember>, Fatal> {
     rows.iter()
         .map(|(key, _)| {
             let member_id = key.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);

@@ -93,6 +93,8 @@ pub enum Input {
         /// The backend's size after it.
         size: Size,
     },
+    /// The disk is full: nothing is lost, but writes must stop (NOSPACE).
+    StorageFull,
     /// A defragmentation ended.
     Defragmented {
         /// Why it failed, if it did.

@@ -52,11 +52,12 @@ use crate::types::{Index, MemberId, Term};
 use crate::wal::{HardState, LogEntry, LogStart};
 use crate::watch::WatchHub;
 
+pub use apply::decode_alarms;
 pub use config::{AutoCompaction, Config};
 pub use input::Input;
 pub use output::{NodeEvent, Output};
 pub use read::ReadTask;
-pub use snapshot::bootstrap_batch;
+pub use snapshot::{applied_position, bootstrap_batch};
 pub use status::{Role, Status, Wakeup, WakeupReason};
 
 use peer_message::{PeerMessage, RaftMessage};
@@ -206,6 +207,7 @@ impl Node {
             Input::Appended { seq } => self.handle_appended(seq),
             Input::Flushed { size } => self.handle_flushed(size),
             Input::Compacted { to, size } => self.handle_compacted(to, size),
+            Input::StorageFull => self.raise_no_space(),
             Input::Defragmented { result, size } => self.handle_defragmented(result, size),
             Input::SnapshotSent { to, ok } => self.handle_snapshot_sent(to, ok),
             Input::SnapshotReceived { from, header } => self.handle_snapshot_received(from, &header),

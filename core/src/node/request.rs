@@ -221,7 +221,7 @@ impl Node {
         self.config.quota_bytes.is_none_or(|quota| used + cost <= quota)
     }
 
-    fn raise_no_space(&mut self) {
+    pub(super) fn raise_no_space(&mut self) {
         let member_id = self.config.member_id;
         let alarm = AlarmKind::NoSpace;
         if !self.alarms.contains(&crate::api::AlarmMember { member_id, alarm }) {

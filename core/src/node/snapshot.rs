@@ -64,6 +64,21 @@ impl Position {
     }
 }
 
+/// The index and term that a view's rows are the state of; zeroes if nothing was ever applied.
+///
+/// # Errors
+/// The backend could not be read, or the row is damaged.
+pub fn applied_position(view: &StoreView) -> Result<LogStart, Fatal> {
+    for row in view.rows(Some((Table::Meta, Bytes::new()))) {
+        let (_, key, value) = row?;
+        if key == META_APPLIED {
+            let applied = decode::<AppliedRow>(META_APPLIED, &value)?;
+            return Ok(LogStart { index: applied.index, term: applied.term });
+        }
+    }
+    Ok(LogStart { index: 0, term: 0 })
+}
+
 pub(super) fn store_position(store: &mut Store, position: LogStart) {
     let row = encode(&AppliedRow { index: position.index, term: position.term });
     store.set(Table::Meta, Bytes::from_static(META_APPLIED), Some(row));

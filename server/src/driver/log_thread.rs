@@ -3,6 +3,7 @@
 //! Invariant: `Appended` is reported only after the sync that covers it. A failed write or sync ends
 //! the process; it is never tried again, because the kernel may have dropped the dirty pages (ATC'20).
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use cairn_core::error::Fatal;
 use cairn_core::node::Input;
 use cairn_core::types::Index;
-use cairn_core::wal::{Append, Wal};
+use cairn_core::wal::{Append, Wal, WalError};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Event;
@@ -20,6 +21,11 @@ use crate::wal_disk::FsDisk;
 /// A log that has been quiet for this long is sealed, so that damage to its end can be told from a
 /// torn write.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
+
+/// Appended bytes after which the next segment is looked after again.
+const PREPARE_EVERY: u64 = 1 << 20;
+/// The pause in appends that is used for it.
+const PREPARE_AFTER: Duration = Duration::from_millis(5);
 
 /// Work for the log.
 #[derive(Debug)]
@@ -47,23 +53,29 @@ fn run(
     jobs: &Receiver<LogJob>,
     events: &Sender<Event>,
     metrics: &Metrics,
-) -> Result<(), cairn_core::wal::WalError> {
+) -> Result<(), WalError> {
     let mut sealed = true;
+    // Bytes appended since the next segment was last known to be prepared.
+    let mut unprepared = u64::MAX;
     loop {
-        let job = if sealed {
-            match jobs.recv() {
-                Ok(job) => job,
-                Err(_) => return Ok(()),
-            }
-        } else {
-            match jobs.recv_timeout(SEAL_AFTER) {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => {
-                    wal.seal()?;
-                    sealed = true;
-                    continue;
+        let wait = match (unprepared >= PREPARE_EVERY, sealed) {
+            (true, _) => Some(PREPARE_AFTER),
+            (false, false) => Some(SEAL_AFTER),
+            (false, true) => None,
+        };
+        let job = match wait.map_or_else(|| jobs.recv().map_err(Into::into), |wait| jobs.recv_timeout(wait)) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Disconnected) => return wal.seal(),
+            Err(RecvTimeoutError::Timeout) if unprepared >= PREPARE_EVERY => {
+                if !prepare(&mut wal, events)? {
+                    unprepared = 0;
                 }
-                Err(RecvTimeoutError::Disconnected) => return wal.seal(),
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                wal.seal()?;
+                sealed = true;
+                continue;
             }
         };
         let mut next = Some(job);
@@ -89,15 +101,24 @@ fn run(
                     let stats = wal.append(&append)?;
                     metrics.wal_synced(started.elapsed(), stats.bytes);
                     sealed = false;
+                    unprepared = unprepared.saturating_add(stats.bytes);
                     if events.send(Event::Input(Input::Appended { seq })).is_err() {
                         return wal.seal();
                     }
                 }
             }
         }
-        if jobs.is_empty() {
-            wal.prepare_next()?;
+    }
+}
+
+/// One step towards the next segment; true when another is due. A full disk is the node's to know.
+fn prepare(wal: &mut Wal<FsDisk>, events: &Sender<Event>) -> Result<bool, WalError> {
+    match wal.prepare_next() {
+        Err(WalError::Io { kind: ErrorKind::StorageFull, .. }) => {
+            let _ = events.send(Event::Input(Input::StorageFull));
+            Ok(false)
         }
+        result => result,
     }
 }
 

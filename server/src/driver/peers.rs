@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
@@ -16,7 +17,9 @@ use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
 use crossbeam_channel::Sender;
 
 use super::{Event, Incoming};
+use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
+use crate::metrics::Metrics;
 
 /// The bytes of rows in one chunk, about.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -27,11 +30,12 @@ const URGENT_BYTES_MAX: usize = 256;
 pub(crate) struct Peers {
     transport: Transport,
     events: Sender<Event>,
+    metrics: Arc<Metrics>,
 }
 
 impl Peers {
-    pub(crate) fn new(transport: Transport, events: Sender<Event>) -> Self {
-        Self { transport, events }
+    pub(crate) fn new(transport: Transport, events: Sender<Event>, metrics: Arc<Metrics>) -> Self {
+        Self { transport, events, metrics }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -39,6 +43,7 @@ impl Peers {
     }
 
     pub(super) fn send(&self, to: MemberId, message: Bytes) {
+        self.metrics.peer(to).sent_bytes.add(message.len() as u64);
         if message.len() <= URGENT_BYTES_MAX {
             self.transport.send_urgent(to, message);
         } else {
@@ -56,7 +61,18 @@ impl Peers {
 
     pub(super) fn send_snapshot(&self, to: MemberId, header: Bytes, view: StoreView) {
         let events = self.events.clone();
+        let peer = self.metrics.peer(to);
+        peer.snapshot_sends.add(1);
+        let started = Instant::now();
         let done = Box::new(move |result: Result<(), String>| {
+            peer.snapshot_sends.add(-1);
+            match &result {
+                Ok(()) => {
+                    peer.snapshot_send_success.inc();
+                    peer.snapshot_send_seconds.seconds(started.elapsed());
+                }
+                Err(_) => peer.snapshot_send_failures.inc(),
+            }
             if let Err(error) = &result {
                 tracing::warn!("to" = super::hex(to), error, "failed to send database snapshot");
             }
@@ -129,6 +145,7 @@ pub(crate) struct Receiver {
     pub(crate) dir: DataDir,
     pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
     pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) removed_self: tokio::sync::watch::Sender<bool>,
 }
 
@@ -141,15 +158,20 @@ impl Receiver {
 
 impl PeerEvents for Receiver {
     fn message(&self, from: MemberId, message: Bytes) {
+        self.metrics.peer(from).received_bytes.add(message.len() as u64);
         self.input(Input::Peer { from, message });
     }
 
     fn unreachable(&self, peer: MemberId) {
+        let counted = self.metrics.peer(peer);
+        counted.sent_failures.inc();
+        counted.unreachable();
         self.input(Input::PeerUnreachable { peer });
     }
 
     fn connected(&self, peer: MemberId) {
         tracing::info!("remote-peer-id" = super::hex(peer), "peer became active");
+        self.metrics.peer(peer).connected();
         self.input(Input::PeerConnected { peer });
     }
 
@@ -162,14 +184,13 @@ impl PeerEvents for Receiver {
     }
 
     fn begin_snapshot(&self, from: MemberId, header: Bytes) -> Result<Box<dyn SnapshotSink>, String> {
-        let mut slot = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|incoming| incoming.complete) {
+        let slot = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
             return Err("a snapshot is being installed".to_owned());
         }
-        *slot = None;
         let path = self.dir.backend_with_suffix("incoming");
         let _ = fs::remove_file(&path);
-        let file = data_dir::backend_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let (file, _) = BackendFile::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Made durable as a whole when it is complete.
         let options = RedbOptions { fsync: false, ..RedbOptions::default() };
         let backend = RedbBackend::open(file, options).map_err(|fatal| fatal.0)?;
@@ -225,18 +246,17 @@ impl SnapshotSink for Sink {
         let backend = self.backend.take().ok_or("the snapshot is finished")?;
         drop(backend);
         let path = self.dir.backend_with_suffix("incoming");
-        let reopened = reopen_durable(&path).map_err(|fatal| fatal.0)?;
-        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Incoming { backend: reopened, complete: true });
+        let (backend, file) = reopen_durable(&path).map_err(|fatal| fatal.0)?;
+        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(Incoming { backend, file });
         let input = Input::SnapshotReceived { from: self.from, header: self.header.clone() };
         self.events.send(Event::Input(input)).map_err(|_| "the member is stopping".to_owned())
     }
 }
 
 /// Syncs a file that was written without syncs and opens it for good.
-fn reopen_durable(path: &std::path::Path) -> Result<RedbBackend, Fatal> {
+fn reopen_durable(path: &std::path::Path) -> Result<(RedbBackend, FileState), Fatal> {
     let failed = |error: std::io::Error| Fatal(format!("{}: {error}", path.display()));
     data_dir::private_file(path).and_then(|file| file.sync_all()).map_err(failed)?;
-    let file = data_dir::backend_file(path).map_err(failed)?;
-    RedbBackend::open(file, RedbOptions::default())
+    let (file, state) = BackendFile::open(path).map_err(failed)?;
+    Ok((RedbBackend::open(file, RedbOptions::default())?, state))
 }

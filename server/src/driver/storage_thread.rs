@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cairn_core::backend::redb::RedbBackend;
+use cairn_core::backend::redb::{RedbBackend, RedbOptions};
 use cairn_core::backend::{Backend, Batch};
 use cairn_core::error::Fatal;
 use cairn_core::mvcc::compact_batch;
@@ -16,8 +16,12 @@ use cairn_core::types::Revision;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Event;
+use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
+
+/// How long to wait for space before the next try.
+const FULL_RETRY: Duration = Duration::from_secs(1);
 
 /// Work for the backend.
 #[derive(Debug)]
@@ -29,16 +33,18 @@ pub(crate) enum StorageJob {
     Discard,
 }
 
-/// A snapshot that has been received, or is being received, beside the current state.
+/// A snapshot that is complete on disk, beside the current state.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) backend: RedbBackend,
-    pub(crate) complete: bool,
+    pub(crate) file: FileState,
 }
 
 /// What the thread works on.
 pub(crate) struct Storage {
     pub(crate) backend: Arc<RedbBackend>,
+    pub(crate) file: FileState,
+    pub(crate) fsync: bool,
     pub(crate) dir: DataDir,
     pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
     pub(crate) compaction_rows_max: usize,
@@ -48,13 +54,13 @@ pub(crate) struct Storage {
 
 /// Starts the thread; it ends when the sending side is dropped.
 pub(crate) fn spawn(
-    storage: Storage,
+    mut storage: Storage,
     jobs: Receiver<StorageJob>,
     events: Sender<Event>,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("storage".to_owned()).spawn(move || {
         for job in jobs {
-            let event = storage.perform(job).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
+            let event = storage.perform(job, &events).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
             if let Some(event) = event
                 && events.send(event).is_err()
             {
@@ -65,20 +71,21 @@ pub(crate) fn spawn(
 }
 
 impl Storage {
-    fn perform(&self, job: StorageJob) -> Result<Option<Event>, Fatal> {
+    fn perform(&mut self, job: StorageJob, events: &Sender<Event>) -> Result<Option<Event>, Fatal> {
         let input = match job {
             StorageJob::Flush { batch } => {
                 let started = Instant::now();
-                self.backend.commit(&batch)?;
+                self.commit(&batch, events)?;
                 self.metrics.backend_committed(started.elapsed());
                 Input::Flushed { size: self.backend.size() }
             }
             StorageJob::Compact { from, to } => {
-                self.compact(from, to)?;
+                self.compact(from, to, events)?;
                 Input::Compacted { to, size: self.backend.size() }
             }
             StorageJob::Defragment => {
                 let started = Instant::now();
+                self.metrics.defragment_started();
                 let result = self.defragment();
                 self.metrics.defragmented(started.elapsed());
                 Input::Defragmented { result, size: self.backend.size() }
@@ -95,15 +102,47 @@ impl Storage {
         Ok(Some(Event::Input(input)))
     }
 
+    /// Commits, and waits for space if the disk is full: the node raises NOSPACE meanwhile, so that
+    /// nothing but what frees space is added to what waits in memory.
+    fn commit(&mut self, batch: &Batch, events: &Sender<Event>) -> Result<(), Fatal> {
+        loop {
+            let Err(fatal) = self.backend.commit(batch) else { return Ok(()) };
+            if !self.file.is_full() {
+                return Err(fatal);
+            }
+            tracing::error!(
+                path = %self.dir.backend().display(),
+                "no space left on device: writes are refused until there is space and the alarm is disarmed"
+            );
+            let _ = events.send(Event::Input(Input::StorageFull));
+            thread::sleep(FULL_RETRY);
+            // The engine gives up a database after a failed write; the file itself is sound.
+            self.file.retire();
+            let place = self.dir.backend();
+            let (file, state) =
+                BackendFile::open(&place).map_err(|error| Fatal(format!("{}: {error}", place.display())))?;
+            match RedbBackend::open(file, RedbOptions { fsync: self.fsync, ..RedbOptions::default() }) {
+                Ok(database) => self.adopt(database, state),
+                Err(_) if state.is_full() => self.file = state,
+                Err(fatal) => return Err(fatal),
+            }
+        }
+    }
+
+    fn adopt(&mut self, database: RedbBackend, file: FileState) {
+        self.backend.replace(database);
+        self.file = file;
+    }
+
     /// Physical compaction in batches, with a pause between them so that flushes of others on the
     /// same disk get their turn (etcd #19406 is about the length of the pause).
-    fn compact(&self, from: i64, to: i64) -> Result<(), Fatal> {
+    fn compact(&mut self, from: i64, to: i64, events: &Sender<Event>) -> Result<(), Fatal> {
         let started = Instant::now();
         let mut cursor = Some(Revision::new(from, 0));
         while let Some(from) = cursor {
             let view = self.backend.view()?;
             let (batch, next) = compact_batch(view.as_ref(), from, to, self.compaction_rows_max)?;
-            self.backend.commit(&batch)?;
+            self.commit(&batch, events)?;
             cursor = next;
             if cursor.is_some() {
                 thread::sleep(self.compaction_pause);
@@ -115,7 +154,7 @@ impl Storage {
 
     /// Copies what is alive into a new file and swaps it in. Writes go on in the overlay meanwhile,
     /// reads on the old file.
-    fn defragment(&self) -> Result<(), String> {
+    fn defragment(&mut self) -> Result<(), String> {
         let path = self.dir.backend_with_suffix("defrag");
         let result = self.copy_and_swap(&path);
         if result.is_err() {
@@ -124,30 +163,30 @@ impl Storage {
         result
     }
 
-    fn copy_and_swap(&self, path: &Path) -> Result<(), String> {
+    fn copy_and_swap(&mut self, path: &Path) -> Result<(), String> {
         let _ = fs::remove_file(path);
-        let file = data_dir::backend_file(path).map_err(|error| error.to_string())?;
+        let (file, state) = BackendFile::open(path).map_err(|error| error.to_string())?;
         let copy = self.backend.copy_to(file).map_err(|fatal| fatal.0)?;
-        self.swap(path, copy).map_err(|fatal| fatal.0)
+        self.swap(path, copy, state).map_err(|fatal| fatal.0)
     }
 
     /// Makes `path` the backend's file, atomically, and `database` its contents.
-    fn swap(&self, path: &Path, database: RedbBackend) -> Result<(), Fatal> {
+    fn swap(&mut self, path: &Path, database: RedbBackend, file: FileState) -> Result<(), Fatal> {
         let place = self.dir.backend();
         fs::rename(path, &place)
             .and_then(|()| data_dir::sync_dir(&self.dir.snap()))
             .map_err(|error| Fatal(format!("{}: cannot be replaced: {error}", place.display())))?;
-        self.backend.replace(database);
+        self.adopt(database, file);
         Ok(())
     }
 
-    fn install(&self) -> Result<(), Fatal> {
+    fn install(&mut self) -> Result<(), Fatal> {
         let incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
         match incoming {
-            Some(Incoming { backend, complete: true }) => {
-                self.swap(&self.dir.backend_with_suffix("incoming"), backend)
+            Some(Incoming { backend, file }) => {
+                self.swap(&self.dir.backend_with_suffix("incoming"), backend, file)
             }
-            _ => Err(Fatal("a snapshot is to be installed but none has been received".to_owned())),
+            None => Err(Fatal("a snapshot is to be installed but none has been received".to_owned())),
         }
     }
 

@@ -1,0 +1,84 @@
+//! The backend's file under redb: plain reads, writes and syncs, and two things of our own.
+//!
+//! It notes when the disk is full, so that the storage thread can tell a condition that passes from a
+//! failure that does not; and it can be retired, after which a database that is still held by old
+//! views can read but never write: a fresh one owns the file by then. The data directory's lock keeps
+//! other processes out, so no lock is taken here.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redb::StorageBackend;
+
+use crate::data_dir::private_file;
+
+/// What is known of a file's disk, shared by the file and those who watch over it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FileState {
+    full: Arc<AtomicBool>,
+    retired: Arc<AtomicBool>,
+}
+
+impl FileState {
+    /// Whether a write has failed for want of space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// No write reaches the file any more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One open file.
+#[derive(Debug)]
+pub(crate) struct BackendFile {
+    file: File,
+    state: FileState,
+}
+
+impl BackendFile {
+    /// Opens or creates it, readable by its owner only.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, FileState)> {
+        let state = FileState::default();
+        Ok((Self { file: private_file(path)?, state: state.clone() }, state))
+    }
+
+    fn change(&self, change: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        if self.state.retired.load(Ordering::Relaxed) {
+            return Err(io::Error::other("this file belongs to a newer handle"));
+        }
+        change(&self.file).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::StorageFull {
+                self.state.full.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+}
+
+impl StorageBackend for BackendFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(|file| file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.change(File::sync_data)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(|file| file.write_all_at(data, offset))
+    }
+}

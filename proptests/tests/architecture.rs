@@ -242,6 +242,23 @@ fn versions_and_lints_stand_in_the_workspace_only() {
 }
 
 #[test]
+fn every_dependency_has_its_reason() {
+    let reasons = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the document is there");
+    let (_, table) = reasons.split_once("\n## Dependencies").expect("the document has the chapter");
+    let rows: Vec<&str> =
+        table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next()).collect();
+    let mut broken = Vec::new();
+    for (package, _) in USES {
+        for name in dependencies(&manifest(package)) {
+            if !name.starts_with("cairn-") && !rows.iter().any(|row| row.contains(&format!("`{name}`"))) {
+                broken.push(format!("{name}, which {package} uses"));
+            }
+        }
+    }
+    assert_none("ARCHITECTURE.md says why each dependency is there", &broken);
+}
+
+#[test]
 fn the_core_depends_on_its_inputs_alone() {
     let found = places(&sources("core/src"), &NOT_DETERMINISTIC);
     assert_none("the core does no IO and reads no clock, no environment and no randomness", &found);
@@ -261,8 +278,8 @@ fn the_raft_crate_is_known_to_the_node_only() {
 fn the_engine_is_known_to_its_wrapper_only() {
     let mut sources = all_sources();
     sources.retain(|file, _| {
-        // `data_dir` and the simulator put their files below the engine, `model` its memory.
-        let below = ["core/src/backend/redb.rs", "core/src/mvcc/model.rs", "server/src/data_dir.rs"];
+        // The server and the simulator put their files below the engine, `model` its memory.
+        let below = ["core/src/backend/redb.rs", "core/src/mvcc/model.rs", "server/src/backend_file.rs"];
         !below.contains(&file.as_str()) && !file.starts_with("sim/")
     });
     assert_none("redb's types stay in the backend", &places(&sources, &["redb::"]));

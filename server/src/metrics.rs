@@ -236,7 +236,13 @@ impl Metrics {
 fn encode_status(page: &mut Page, status: &Status) {
     let id = format!("{:x}", status.member_id);
     let one = |condition: bool| u64::from(condition);
-    page.sample("etcd_server_id", Kind::Gauge, "Server or member ID in hexadecimal format.", &[("server_id", &id)], 1);
+    page.sample(
+        "etcd_server_id",
+        Kind::Gauge,
+        "Server or member ID in hexadecimal format.",
+        &[("server_id", &id)],
+        1,
+    );
     if let Some(version) = &status.cluster_version {
         // As etcd shows it, without the patch number.
         let short = version.rsplit_once('.').map_or(version.as_str(), |(short, _)| short);
@@ -278,7 +284,11 @@ fn encode_status(page: &mut Page, status: &Status) {
     gauge("etcd_debugging_mvcc_slow_watcher_total", help, count(status.slow_watchers));
     gauge("cairn_leases", "Leases that exist.", count(status.leases));
     gauge("cairn_raft_term", "Raft's term.", status.term);
-    gauge("cairn_backend_flushed_index", "The last index whose effects are in the backend's file.", status.flushed);
+    gauge(
+        "cairn_backend_flushed_index",
+        "The last index whose effects are in the backend's file.",
+        status.flushed,
+    );
     let mut signed = |name, help: &str, value: i64| page.sample(name, Kind::Gauge, help, &[], value);
     signed("etcd_debugging_mvcc_current_revision", "The store's revision.", status.revision);
     signed("etcd_debugging_mvcc_compact_revision", "The compact revision.", status.compact_revision);

@@ -35,7 +35,11 @@ pub(super) fn encode(page: &mut Page) {
     let Some(stat) = read("/proc/self/stat").as_deref().and_then(Stat::parse) else { return };
     if let Some(boot) = read("/proc/stat").as_deref().and_then(boot_seconds) {
         let start = boot + stat.start_ticks / TICKS_PER_SECOND;
-        gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", Some(start));
+        gauge(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+            Some(start),
+        );
     }
     let cpu = stat.cpu_ticks / TICKS_PER_SECOND;
     let help = "Total user and system CPU time spent in seconds.";

@@ -272,7 +272,7 @@ impl Cluster {
         let rate = 1_000_000 - drift + self.nemesis.below(2 * drift + 1);
         let clock = Clock::new(self.now, self.nemesis.below(1000 * SECOND), rate);
         let config = self.options.config(id, self.membership.id(), boot, &member.name);
-        let log = LogMirror::new(found.log_start.index, found.entries.clone());
+        let mut log = LogMirror::new(found.log_start.index, found.entries.clone());
         let recovered =
             Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
         let now = self.now;
@@ -289,6 +289,11 @@ impl Cluster {
             Ok(node) => node,
             Err(fatal) => return self.fail(format!("{id:x} does not start: {fatal}")),
         };
+        let status = node.status();
+        if status.last != log.last() {
+            // A snapshot had been installed, and the log not been told.
+            log = LogMirror::new(status.first - 1, Vec::new());
+        }
         member.paused = false;
         member.process = Some(Process {
             boot,
@@ -308,6 +313,7 @@ impl Cluster {
             outputs_left: None,
             log,
             committed: 0,
+            installing: false,
         });
         self.schedule(1, Event::Process { member: id, boot });
     }
@@ -441,7 +447,11 @@ impl Cluster {
         };
         let status = process.node.status();
         for output in outputs {
-            let Output::Append { append, .. } = output else { continue };
+            let Output::Append { append, .. } = output else {
+                process.installing |= *output == Output::InstallSnapshot;
+                continue;
+            };
+            process.installing &= append.log_start.is_none();
             committed_immutable::appends(id, process.committed, append, &self.committed)?;
             let leads = status.role == Role::Leader;
             for entry in &append.entries {
@@ -460,6 +470,9 @@ impl Cluster {
         let process = &*process;
         if status.role == Role::Leader && self.election.leads(id, status.term)? {
             leader_completeness::elected(id, status.term, &process.log, &self.committed)?;
+        }
+        if process.installing {
+            return self.observe_applied(&status);
         }
         let log = &process.log;
         let news = self.committed.advance(id, process.committed, status.committed, log)?;

@@ -75,6 +75,8 @@ pub struct Process {
     pub outputs_left: Option<u64>,
     pub log: LogMirror,
     pub committed: u64,
+    /// A snapshot is being installed: the log is told later.
+    pub installing: bool,
 }
 
 /// A member: what outlives its process, and the process.
@@ -178,6 +180,12 @@ impl Cluster {
         match output {
             Output::Append { seq, append } => {
                 self.trace.note(&[seq, append.entries.len() as u64]);
+                let now = self.now;
+                self.trace.line(now, || {
+                    let ids: Vec<String> =
+                        append.entries.iter().map(|entry| format!("{}.{}", entry.term, entry.index)).collect();
+                    format!("{id:16x} append {seq}: {:?} {ids:?} {:?}", append.log_start, append.hard_state)
+                });
                 self.to_log(id, LogJob::Append { seq, append });
             }
             Output::ReleaseLog { index } => self.to_log(id, LogJob::Release { index }),

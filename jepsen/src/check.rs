@@ -133,8 +133,12 @@ pub fn check(ops: &[Op], events: &[Event], state: &[Event]) -> Result<Summary, V
         let fail = |what: String| Err(violation(ops, Some(index), what));
         match (&op.known, effective[index]) {
             (Known::Wrote(revision), Some(at)) if *revision == at => summary.wrote += 1,
-            (Known::Wrote(revision), None) => return fail(format!("acknowledged write lost: revision {revision}")),
-            (Known::Wrote(revision), Some(at)) => return fail(format!("acknowledged at {revision}, done at {at}")),
+            (Known::Wrote(revision), None) => {
+                return fail(format!("acknowledged write lost: revision {revision}"));
+            }
+            (Known::Wrote(revision), Some(at)) => {
+                return fail(format!("acknowledged at {revision}, done at {at}"));
+            }
             (Known::Saw(..) | Known::Refused(_), Some(at)) => {
                 return fail(format!("took effect at {at} although the answer says that it did not"));
             }
@@ -142,7 +146,9 @@ pub fn check(ops: &[Op], events: &[Event], state: &[Event]) -> Result<Summary, V
                 summary.saw += 1;
                 let there = changes.at(&op.key, *revision);
                 if seen.as_ref().map(|(value, at)| (value.as_str(), *at)) != there {
-                    return fail(format!("a read saw {seen:?}, but at revision {revision} there was {there:?}"));
+                    return fail(format!(
+                        "a read saw {seen:?}, but at revision {revision} there was {there:?}"
+                    ));
                 }
             }
             (Known::Refused(_), None) => summary.refused += 1,
@@ -161,7 +167,8 @@ pub fn check(ops: &[Op], events: &[Event], state: &[Event]) -> Result<Summary, V
 fn real_time(ops: &[Op], effective: &[Option<i64>]) -> Result<(), Violation> {
     let mut by_start: Vec<usize> = (0..ops.len()).collect();
     by_start.sort_by_key(|index| ops[*index].start);
-    let mut by_end: Vec<usize> = (0..ops.len()).filter(|index| ops[*index].acked_revision().is_some()).collect();
+    let mut by_end: Vec<usize> =
+        (0..ops.len()).filter(|index| ops[*index].acked_revision().is_some()).collect();
     by_end.sort_by_key(|index| ops[*index].end);
     let mut ended = by_end.into_iter().peekable();
     let mut newest = (0, None);
@@ -241,7 +248,9 @@ impl<'a> Changes<'a> {
             }
         }
         match state.iter().find(|event| !self.by_key.contains_key(event.key.as_str())) {
-            Some(extra) => Err(violation(ops, None, format!("final state has {extra:?}, which never changed"))),
+            Some(extra) => {
+                Err(violation(ops, None, format!("final state has {extra:?}, which never changed")))
+            }
             None => Ok(()),
         }
     }

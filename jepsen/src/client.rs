@@ -179,10 +179,7 @@ impl Client {
         self.attempt(client.member_promote(pb::MemberPromoteRequest { id })).await
     }
 
-    async fn attempt<T>(
-        &self,
-        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    ) -> Outcome<T> {
+    async fn attempt<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Outcome<T> {
         match tokio::time::timeout(self.limit, call).await {
             Ok(Ok(response)) => Outcome::Ok(response.into_inner()),
             Ok(Err(status)) => status.into(),
@@ -193,7 +190,11 @@ impl Client {
 
 /// A request for every key that starts with `prefix`, whose last byte must not be the highest.
 pub fn prefix_range(prefix: &str) -> pb::RangeRequest {
-    pb::RangeRequest { key: prefix.to_owned().into(), range_end: prefix_end(prefix).into(), ..Default::default() }
+    pb::RangeRequest {
+        key: prefix.to_owned().into(),
+        range_end: prefix_end(prefix).into(),
+        ..Default::default()
+    }
 }
 
 /// The first key after every key with `prefix`.
@@ -266,7 +267,8 @@ impl Client {
             let (requests, outgoing) = tokio::sync::mpsc::channel(1);
             requests.send(create).await.map_err(|error| Failure::new(error.to_string()))?;
             let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-            let answer = self.watch().watch(outgoing).await.map_err(|e| Failure::new(format!("watch: {e}")))?;
+            let answer =
+                self.watch().watch(outgoing).await.map_err(|e| Failure::new(format!("watch: {e}")))?;
             let mut answer = answer.into_inner();
             let mut events: Vec<Event> = Vec::new();
             while events.last().is_none_or(|event| event.revision < last) {

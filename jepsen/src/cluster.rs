@@ -170,7 +170,9 @@ impl Cluster {
                 return Ok((readings[0].0, readings[0].1));
             }
             if Instant::now() > deadline {
-                return Err(Failure::new(format!("members differ (revision, hash, compacted): {answers:#?}")));
+                return Err(Failure::new(format!(
+                    "members differ (revision, hash, compacted): {answers:#?}"
+                )));
             }
             tokio::time::sleep(10 * POLL).await;
         }

@@ -149,7 +149,8 @@ impl Server {
             ("--initial-cluster-state", state),
             ("--data-dir", &self.data.to_string_lossy()),
         ];
-        self.args = flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]).collect();
+        self.args =
+            flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]).collect();
         self.args.extend(extra.iter().cloned());
     }
 
@@ -240,7 +241,9 @@ impl Server {
 
     /// What the latest start has written.
     pub fn log(&self) -> String {
-        fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.log_path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// The last lines of the latest start, or of the one before it when the latest said little.

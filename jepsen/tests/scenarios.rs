@@ -54,8 +54,14 @@ async fn kill_single() {
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let scenario =
-        Watchers { streams: 20, keys: 50, events: 5_000, value_bytes: 1_024, growth_mib: 256, compact: false };
+    let scenario = Watchers {
+        streams: 20,
+        keys: 50,
+        events: 5_000,
+        value_bytes: 1_024,
+        growth_mib: 256,
+        compact: false,
+    };
     let own = PathBuf::from(env!("CARGO_BIN_EXE_cairn-jepsen"));
     holds(scenario.run(&binary(), Some(own)).await);
 }

@@ -122,7 +122,8 @@ impl Big {
                 let batches = plan.keys.div_ceil(BATCH);
                 for batch in (loader..batches).step_by(LOADERS) {
                     let keys = batch * BATCH..((batch + 1) * BATCH).min(plan.keys);
-                    let put = |key| put_op(&key_name(key), &format!("{key:=<width$}", width = plan.value_bytes));
+                    let put =
+                        |key| put_op(&key_name(key), &format!("{key:=<width$}", width = plan.value_bytes));
                     let success: Vec<pb::RequestOp> = keys.map(put).collect();
                     let txn = pb::TxnRequest { success, ..Default::default() };
                     client.txn(txn).await.or_fail("load a batch")?;
@@ -148,7 +149,8 @@ impl Big {
         let stop = Arc::new(AtomicBool::new(false));
         let ranges = Arc::new(AtomicU64::new(0));
         let ranging: JoinHandle<Result<Duration, Failure>> = {
-            let (client, stop, ranges, keys) = (Client::new(&url, LONG), stop.clone(), ranges.clone(), self.keys);
+            let (client, stop, ranges, keys) =
+                (Client::new(&url, LONG), stop.clone(), ranges.clone(), self.keys);
             tokio::spawn(async move {
                 let mut longest = Duration::ZERO;
                 while !stop.load(Ordering::Relaxed) {
@@ -167,22 +169,30 @@ impl Big {
         };
         let beside = self.small_puts(&url).await;
         stop.store(true, Ordering::Relaxed);
-        let longest = ranging.await.map_err(|error| Failure::new(format!("the ranger panicked: {error}")))??;
+        let longest =
+            ranging.await.map_err(|error| Failure::new(format!("the ranger panicked: {error}")))??;
         let mut beside = beside?;
         let counts = format!("{} and {} puts", alone.len(), beside.len());
         let (p99_alone, p99_beside) = (percentile(&mut alone, 99), percentile(&mut beside, 99));
         let (p50_alone, p50_beside) = (percentile(&mut alone, 50), percentile(&mut beside, 50));
         let ratio = p99_beside.as_secs_f64() / p99_alone.as_secs_f64().max(1e-9);
-        figures.add(format!("{label}: put p50 alone, beside the range"), format!("{}, {}", ms(p50_alone), ms(p50_beside)));
+        figures.add(
+            format!("{label}: put p50 alone, beside the range"),
+            format!("{}, {}", ms(p50_alone), ms(p50_beside)),
+        );
         let p99 = format!("{}, {} (ratio {ratio:.1}; {counts})", ms(p99_alone), ms(p99_beside));
         figures.add(format!("{label}: put p99 alone, beside the range"), p99);
         let count = ranges.load(Ordering::Relaxed);
         figures.add(format!("{label}: full ranges, longest"), format!("{count}, {}", ms(longest)));
         let (resident, peak) = cluster.members[leader].memory();
-        figures.add(format!("{label}: leader RSS, peak after the ranges"), format!("{}, {}", mib(resident), mib(peak)));
+        figures.add(
+            format!("{label}: leader RSS, peak after the ranges"),
+            format!("{}, {}", mib(resident), mib(peak)),
+        );
         let (_, id_after, term_after) = cluster.leader(EVENTUALLY).await?;
         if (id, term) != (id_after, term_after) {
-            let what = format!("{label}: the leader changed under the range: term {term} became {term_after}");
+            let what =
+                format!("{label}: the leader changed under the range: term {term} became {term_after}");
             return Err(Failure::new(what).note(figures.to_string()));
         }
         figures.add(format!("{label}: term before and after"), format!("{term}, {term_after}"));
@@ -224,7 +234,8 @@ async fn first_get(url: &str, keys: usize) -> Result<(), Failure> {
     let client = Client::new(url, EVENTUALLY);
     let deadline = Instant::now() + LONG;
     while Instant::now() < deadline {
-        let request = pb::RangeRequest { key: key_name(keys - 1).into(), serializable: true, ..Default::default() };
+        let request =
+            pb::RangeRequest { key: key_name(keys - 1).into(), serializable: true, ..Default::default() };
         if let Outcome::Ok(response) = client.range(request).await
             && response.count == 1
         {

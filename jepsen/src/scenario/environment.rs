@@ -70,7 +70,7 @@ impl Environment {
         second.data.clone_from(&home.server.data);
         second.configure(&format!("second={}", second.peer_url), "new", &[]);
         second.start()?;
-        let start = home.verdict(&mut second).await;
+        let start = verdict(&mut second).await;
         let mut figures = Figures::default();
         describe(&mut figures, "a second process on the directory", &start);
         let folder = home.server.data.to_string_lossy().into_owned();
@@ -116,10 +116,14 @@ impl Environment {
         let ended = !home.server.running();
         let log = home.server.log();
         let told = refusal.contains("database space exceeded");
-        let reasons = ["no space left", "os error 28", "enospc", "storagefull", "storage full", "disk is full"];
+        let reasons =
+            ["no space left", "os error 28", "enospc", "storagefull", "storage full", "disk is full"];
         let reason = log.lines().rev().find(|line| reasons.iter().any(|r| line.to_lowercase().contains(r)));
         figures.add("full disk: the process", if ended { "ended" } else { "goes on" });
-        figures.add("full disk: it said", reason.map_or("nothing of it", |line| line.get(..300).unwrap_or(line)));
+        figures.add(
+            "full disk: it said",
+            reason.map_or("nothing of it", |line| line.get(..300).unwrap_or(line)),
+        );
         if binary.cairn && !told && reason.is_none() {
             return Err(home.explain("a full disk must be reported", &figures));
         }
@@ -139,66 +143,84 @@ impl Environment {
         for number in 0..acked {
             let key = format!("{PREFIX}{number:06}");
             let read = home.client().read(&key).await.or_fail("read after the disk was enlarged")?;
-            let intact = read.kvs.first().is_some_and(|kv| kv.value.starts_with(format!("{number:06}x").as_bytes()));
+            let intact =
+                read.kvs.first().is_some_and(|kv| kv.value.starts_with(format!("{number:06}x").as_bytes()));
             if !intact {
                 return Err(home.explain(&format!("acknowledged {key} is gone"), &figures));
             }
         }
         let again = home.client().put(&format!("{PREFIX}again"), "value").await;
-        figures.add("full disk: all read back; a put with space again", match again {
-            Outcome::Ok(_) => "succeeds".to_owned(),
-            Outcome::Refused(error) | Outcome::Unknown(error) => error,
-        });
+        figures.add(
+            "full disk: all read back; a put with space again",
+            match again {
+                Outcome::Ok(_) => "succeeds".to_owned(),
+                Outcome::Refused(error) | Outcome::Unknown(error) => error,
+            },
+        );
         Ok(figures)
     }
 
     async fn damaged_log(&self, binary: &Binary) -> Result<Figures, Failure> {
         let (mut home, _) = self.filled(binary).await?;
-        // Killed, so that the log is what the next start depends on.
+        // A server may release segments when it has flushed what they hold, so the kill comes in the
+        // middle of writes, at a moment when some are there.
+        let value = "y".repeat(1 << 20);
+        let mut extra = 0;
+        while segments_of(&home.server)?.len() < 3 && extra < 100 {
+            home.client().put(&format!("{PREFIX}extra"), &value).await.or_fail("fill")?;
+            extra += 1;
+        }
         home.server.kill();
         let mut figures = Figures::default();
-        let mut segments: Vec<PathBuf> = fs::read_dir(home.server.data.join("member/wal"))?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
-            .collect();
-        segments.sort();
+        let segments = segments_of(&home.server)?;
         figures.add("damaged log: segments", segments.len());
         if segments.len() < 2 {
             return Err(home.explain("no closed segment to damage; raise --written-mib", &figures));
         }
-        let at = fs::metadata(&segments[0])?.len() / 2;
-        flip(&segments[0], at)?;
-        figures.add("damaged log: flipped", format!("{} at {at}", name_of(&segments[0])));
+        let closed = &segments[segments.len() - 2];
+        let at = fs::metadata(closed)?.len() / 2;
+        flip(closed, at)?;
+        figures.add("damaged log: flipped", format!("{} at {at}", name_of(closed)));
         let start = home.restart().await?;
         describe(&mut figures, "damaged log: start", &start);
         match &start {
             Start::Failed { code, said }
-                if *code != Some(0) && said.contains(&name_of(&segments[0])) && said.contains("offset") => {}
+                if *code != Some(0) && said.contains(&name_of(closed)) && said.contains("offset") => {}
             _ if !binary.cairn => {}
-            _ => return Err(home.explain("the start must fail and name the segment and the offset", &figures)),
+            _ => {
+                return Err(home.explain("the start must fail and name the segment and the offset", &figures));
+            }
         }
         Ok(figures)
     }
 
-    async fn damaged_database(&self, binary: &Binary, what: &str, damage: Damage) -> Result<Figures, Failure> {
+    async fn damaged_database(
+        &self,
+        binary: &Binary,
+        what: &str,
+        damage: Damage,
+    ) -> Result<Figures, Failure> {
         let (mut home, written) = self.filled(binary).await?;
         home.server.terminate(EVENTUALLY).await?;
         let mut figures = Figures::default();
         let db = home.server.data.join("member/snap/db");
+        let length = fs::metadata(&db)?.len();
         let at = damage(&db)?;
-        figures.add(format!("{what}: at"), format!("{at} of {}", fs::metadata(&db)?.len()));
+        figures.add(format!("{what}: at"), format!("{at} of {length}"));
         let start = home.restart().await?;
         describe(&mut figures, &format!("{what}: start"), &start);
         match start {
             Start::Failed { code, said } => {
-                let named = said.contains("snap/db") && (said.contains("offset") || said.contains("truncated"));
+                let named =
+                    said.contains("snap/db") && (said.contains("offset") || said.contains("truncated"));
                 if binary.cairn && (code == Some(0) || !named) {
                     return Err(home.explain("the failure must name the file and the offset", &figures));
                 }
             }
             Start::Healthy => {
                 let intact = home.values().await.is_ok_and(|values| values == written);
-                figures.add(format!("{what}: data after the start"), if intact { "intact" } else { "DAMAGED" });
+                figures
+                    .add(format!("{what}: data after the start"), if intact { "intact" } else { "DAMAGED" });
                 if binary.cairn && !intact {
                     return Err(home.explain("damaged data is served", &figures));
                 }
@@ -261,6 +283,16 @@ fn flip(path: &Path, at: u64) -> Result<(), Failure> {
     Ok(file.sync_all()?)
 }
 
+/// The log's segments, the one being written last.
+fn segments_of(server: &Server) -> Result<Vec<PathBuf>, Failure> {
+    let entries = fs::read_dir(server.data.join("member/wal"))?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut segments: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "wal")).collect();
+    segments.sort();
+    Ok(segments)
+}
+
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -269,10 +301,10 @@ fn describe(figures: &mut Figures, what: &str, start: &Start) {
     let text = match start {
         Start::Failed { code, said } => {
             let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-            // A Go panic ends with its stack; the line with the reason is before it.
-            let reason = lines.iter().rev().find(|line| {
+            // What comes after the first complaint is a stack or the way out.
+            let reason = lines.iter().find(|line| {
                 let line = line.to_lowercase();
-                ["fatal", "panic", "\"error\"", " c | ", " e | "].iter().any(|mark| line.contains(mark))
+                ["fatal", "panic", "\"error\"", "error:", " c | "].iter().any(|mark| line.contains(mark))
             });
             let reason = reason.or(lines.last()).copied().unwrap_or("nothing");
             format!("fails ({code:?}): {}", reason.get(..400).unwrap_or(reason))
@@ -309,10 +341,6 @@ impl Home {
         Ok(verdict(&mut self.server).await)
     }
 
-    async fn verdict(&self, server: &mut Server) -> Start {
-        verdict(server).await
-    }
-
     fn client(&self) -> Client {
         Client::new(&self.server.client_url, Duration::from_secs(10))
     }
@@ -345,7 +373,8 @@ impl Mount {
     fn tmpfs(at: &Path, mib: u64) -> Result<Option<Self>, Failure> {
         fs::create_dir_all(at)?;
         let size = format!("size={mib}m,mode=0700");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "cairn-jepsen"]).arg(at).output()?;
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "cairn-jepsen"]).arg(at).output()?;
         Ok(status.status.success().then(|| Self(at.to_owned())))
     }
 

@@ -86,7 +86,8 @@ impl GrowShrink {
             let status = server.exited(EVENTUALLY).await?;
             figures.add(format!("{step} ({}) removed, ended after", server.name), ms(begin.elapsed()));
             if !status.success() || !server.log().contains(REMOVED) {
-                let what = format!("removed {} ended with {status}; its log must contain {REMOVED:?}", server.name);
+                let what =
+                    format!("removed {} ended with {status}; its log must contain {REMOVED:?}", server.name);
                 return Err(Failure::new(what));
             }
         }
@@ -130,7 +131,9 @@ async fn grow(cluster: &mut Cluster, name: &str, learner: bool) -> Result<Durati
 async fn add_once(client: &Client, peer_url: &str, learner: bool) -> crate::client::Outcome<u64> {
     use crate::client::Outcome;
     let known = match client.member_list().await {
-        Outcome::Ok(listed) => listed.members.into_iter().find(|m| m.peer_ur_ls.iter().any(|url| url == peer_url)),
+        Outcome::Ok(listed) => {
+            listed.members.into_iter().find(|m| m.peer_ur_ls.iter().any(|url| url == peer_url))
+        }
         Outcome::Refused(error) => return Outcome::Refused(error),
         Outcome::Unknown(error) => return Outcome::Unknown(error),
     };

@@ -71,13 +71,15 @@ impl KillLeader {
         }
         let late = gaps.iter().filter(|gap| gap.as_millis() > u128::from(self.resume_ms)).count();
         let longest = gaps.iter().max().copied().unwrap_or_default();
-        figures.add("time to the next ack: median, longest", format!(
-            "{}, {}",
-            ms(percentile(&mut gaps, 50)),
-            ms(longest)
-        ));
+        figures.add(
+            "time to the next ack: median, longest",
+            format!("{}, {}", ms(percentile(&mut gaps, 50)), ms(longest)),
+        );
         if late > 0 {
-            let what = format!("writes resumed later than {} ms after {late} of {} kills", self.resume_ms, self.kills);
+            let what = format!(
+                "writes resumed later than {} ms after {late} of {} kills",
+                self.resume_ms, self.kills
+            );
             return Err(Failure::new(what).note(figures.to_string()));
         }
         Ok(figures)

@@ -74,7 +74,10 @@ impl KillSingle {
         let longest = starts.iter().max().copied().unwrap_or_default();
         let mut figures = Figures::default();
         figures.add("kills, all followed by a clean restart", self.kills);
-        figures.add("exec to healthy: median, longest", format!("{}, {}", ms(percentile(&mut starts, 50)), ms(longest)));
+        figures.add(
+            "exec to healthy: median, longest",
+            format!("{}, {}", ms(percentile(&mut starts, 50)), ms(longest)),
+        );
         Ok(figures)
     }
 }

@@ -31,7 +31,11 @@ use crate::process::POLL;
 ///
 /// # Errors
 /// It never succeeds; the last refusal is in the failure.
-pub(crate) async fn insist<T, F>(what: &str, limit: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+pub(crate) async fn insist<T, F>(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Failure>
 where
     F: Future<Output = Outcome<T>>,
 {

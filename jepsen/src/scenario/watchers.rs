@@ -87,14 +87,21 @@ impl Watchers {
         let last = self.put_all(url, server).await?;
         let putting = begin.elapsed();
         for reader in readers {
-            reader.await.map_err(|error| Failure::new(format!("a reader panicked: {error}")))??;
+            let read =
+                reader.await.map_err(|error| Failure::new(format!("a reader panicked: {error}")))??;
+            if let Read::Compacted(at) = read {
+                return Err(Failure::new(format!("a client that reads was cancelled, compacted at {at}")));
+            }
         }
         let delivered = begin.elapsed();
         let (after, peak) = server.memory();
         let rate = self.events as f64 / putting.as_secs_f64();
         figures.add("watchers on streams", format!("{} on {}", self.streams * self.keys, self.streams));
         figures.add("events put", format!("{} in {} ({rate:.0}/s)", self.events, ms(putting)));
-        figures.add("events delivered in order", format!("{} in {}", seen.load(Ordering::Relaxed), ms(delivered)));
+        figures.add(
+            "events delivered in order",
+            format!("{} in {}", seen.load(Ordering::Relaxed), ms(delivered)),
+        );
         figures.add("server RSS before, with the watchers", format!("{}, {}", mib(before), mib(watching)));
         figures.add("server RSS after, peak", format!("{}, {}", mib(after), mib(peak)));
 
@@ -134,7 +141,8 @@ impl Watchers {
         }
         let mut last = 0;
         for putter in putters {
-            let reached = putter.await.map_err(|error| Failure::new(format!("a putter panicked: {error}")))?;
+            let reached =
+                putter.await.map_err(|error| Failure::new(format!("a putter panicked: {error}")))?;
             last = last.max(reached.map_err(|failure| failure.note(server.log_tail(10)))?);
         }
         Ok(last)
@@ -172,8 +180,9 @@ impl Stream {
         Ok(Self { _requests: requests, responses, keys })
     }
 
-    /// Reads until every key has had `each` events, in order and with nothing left out.
-    async fn read_all(mut self, each: usize, seen: &AtomicU64) -> Result<(), Failure> {
+    /// Reads until every key has had `each` events, in order and with nothing left out, or until a
+    /// watcher is cancelled because the events that it waits for were compacted.
+    async fn read_all(mut self, each: usize, seen: &AtomicU64) -> Result<Read, Failure> {
         let mut keys: BTreeMap<String, (usize, i64)> = BTreeMap::new();
         let mut left = each * self.keys;
         while left > 0 {
@@ -181,9 +190,11 @@ impl Stream {
             let next = next.map_err(|_| Failure::new(format!("{left} events did not arrive")))?;
             let response = next.map_err(|status| Failure::new(format!("watch stream: {status}")))?;
             let response = response.ok_or_else(|| Failure::new("the watch stream ended"))?;
-            if response.canceled {
-                let (reason, compacted) = (response.cancel_reason, response.compact_revision);
-                return Err(Failure::new(format!("cancelled, compacted at {compacted}: {reason}")));
+            match (response.canceled, response.compact_revision) {
+                (false, _) => {}
+                // A cancel without a compact revision is a lost watcher.
+                (true, 0) => return Err(Failure::new(format!("cancelled: {}", response.cancel_reason))),
+                (true, compacted) => return Ok(Read::Compacted(compacted)),
             }
             for kv in response.events.iter().filter_map(|event| event.kv.as_ref()) {
                 let (count, last) = keys.entry(text(&kv.key)).or_default();
@@ -191,14 +202,16 @@ impl Stream {
                 let number = number.split(':').next().unwrap_or_default();
                 if number != (*count + 1).to_string() || kv.mod_revision <= *last {
                     let key = text(&kv.key);
-                    return Err(Failure::new(format!("{key}: put {number} came after {count} of revision {last}")));
+                    return Err(Failure::new(format!(
+                        "{key}: put {number} came after {count} of revision {last}"
+                    )));
                 }
                 (*count, *last) = (*count + 1, kv.mod_revision);
                 left -= 1;
                 seen.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Ok(())
+        Ok(Read::All)
     }
 
     /// Starts to read after all was put: everything comes, or a cancel that says it was compacted.
@@ -207,16 +220,20 @@ impl Stream {
         let reading = tokio::time::timeout(limit, self.read_all(each, &seen)).await;
         let count = seen.load(Ordering::Relaxed);
         match reading {
-            Ok(Ok(())) => Ok(format!("caught up: {count} events in order")),
-            Ok(Err(failure)) if failure.to_string().contains("compacted at ") => {
-                let told = failure.to_string();
-                // A cancel without a compact revision is a lost watcher.
-                if told.contains("compacted at 0") { Err(failure) } else { Ok(format!("{count} events, then {told}")) }
-            }
-            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(Read::All)) => Ok(format!("caught up: {count} events in order")),
+            Ok(Ok(Read::Compacted(at))) => Ok(format!("{count} events in order, then compacted at {at}")),
+            Ok(Err(failure)) => Err(failure.note(format!("after {count} events"))),
             Err(_) => Err(Failure::new(format!("the stalled client got {count} events within {limit:?}"))),
         }
     }
+}
+
+/// How reading a stream ended.
+enum Read {
+    /// Every event came.
+    All,
+    /// A watcher was cancelled: its events up to this revision are compacted.
+    Compacted(i64),
 }
 
 /// The hidden subcommand that the stopped client runs: reads all events and says how it went.

@@ -134,9 +134,10 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         )
     };
     let fatal_events = event_tx.clone();
-    let views = StoreViews::new(Arc::new(move |fatal| {
+    let on_fatal = Arc::new(move |fatal| {
         let _ = fatal_events.send(Event::Fatal(fatal));
-    }));
+    });
+    let views = StoreViews::new(on_fatal, metrics.clone());
     let (serving_tx, serving_rx) = watch::channel(true);
     let info = ServerInfo {
         api_version: API_VERSION.to_owned(),

@@ -17,6 +17,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use cairn_core::api::{RangeRequest, RangeResponse};
@@ -32,6 +33,8 @@ use cairn_core::types::{KeyValue, MemberId, Revision};
 use cairn_net::services::{Export, Views};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::metrics::Metrics;
+
 /// Bytes that the writing thread collects before it hands them over.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks that may wait for the reader.
@@ -44,6 +47,7 @@ pub type OnFatal = Arc<dyn Fn(Fatal) + Send + Sync>;
 #[derive(Clone)]
 pub struct StoreViews {
     on_fatal: OnFatal,
+    metrics: Arc<Metrics>,
 }
 
 impl fmt::Debug for StoreViews {
@@ -54,8 +58,8 @@ impl fmt::Debug for StoreViews {
 
 impl StoreViews {
     /// `on_fatal` is told when a view cannot be read: the process must stop.
-    pub fn new(on_fatal: OnFatal) -> Self {
-        Self { on_fatal }
+    pub fn new(on_fatal: OnFatal, metrics: Arc<Metrics>) -> Self {
+        Self { on_fatal, metrics }
     }
 
     fn fatal(&self, fatal: Fatal) -> io::Error {
@@ -82,14 +86,16 @@ impl Views for StoreViews {
     }
 
     fn export(&self, view: StoreView) -> io::Result<Export> {
+        let started = Instant::now();
         let rows = Snapshot::new(view).map_err(|fatal| self.fatal(fatal))?;
         let plan = Plan::new(&BUCKETS, &rows).map_err(|error| self.write_error(error))?;
         let (sender, chunks) = bounded(CHUNKS_MAX);
         let views = self.clone();
         thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
-            if let Err(error) = write(&plan, &rows, &sender) {
+            match write(&plan, &rows, &sender) {
+                Ok(()) => views.metrics.snapshot_streamed(started.elapsed()),
                 // A reader that has gone away does not hear of it, and need not.
-                let _ = sender.send(Err(views.write_error(error)));
+                Err(error) => drop(sender.send(Err(views.write_error(error)))),
             }
         })?;
         let left = plan.size();

@@ -1,1 +1,24 @@
 //! Cairn's deterministic simulator: cluster, network, disks, workloads, checkers.
+//!
+//! One thread and one heap of events; everything that a run does is a function of its seed.
+//! [`run`] is the entry: chaos first, with every safety check after every step, then the faults end
+//! and the cluster has to recover.
+
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod disk;
+pub mod driver;
+pub mod history;
+pub mod invariants;
+pub mod model;
+pub mod nemesis;
+pub mod network;
+pub mod options;
+
+
+pub mod trace;
+pub mod workload;
+
+pub use cluster::{Cluster, Report, run};
+pub use options::Options;

@@ -131,6 +131,8 @@ impl StoreView {
 
     fn check_ranges(&self, plan: &Plan<'_>) -> Result<(), Error> {
         plan.steps.iter().try_for_each(|step| match step {
+            // Alone, a negative revision means now; in a transaction etcd takes it as it is.
+            Step::Range(range) if range.revision < self.compact_revision.min(0) => Err(Error::Compacted),
             Step::Range(range) => self.check_revision(range.revision),
             Step::Txn(plan) => self.check_ranges(plan),
             Step::Put(_) | Step::DeleteRange(_) => Ok(()),

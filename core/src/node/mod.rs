@@ -133,9 +133,8 @@ impl Node {
         let position = snapshot::Position::load(&store)?;
         let log = snapshot::recover_log(recovered, &position)?;
         let raft_config = raft_config(&config, position.applied.index);
-        let mut raw = RawNode::new(&raft_config, log, &quiet_logger())
+        let raw = RawNode::new(&raft_config, log, &quiet_logger())
             .map_err(|error| Fatal(format!("the Raft state cannot be loaded: {error}")))?;
-        raw.raft.set_batch_append(true);
         let watch = WatchHub::new(
             crate::watch::WatchOptions {
                 progress_interval: config.watch_progress_interval,

@@ -5,15 +5,18 @@
 //! until that append is durable. An append names every Ready that it covers; a Ready without anything
 //! to persist rides on the append before it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use raft::{Ready, StateRole};
 
 use super::peer_message::{PeerMessage, RaftMessage};
 use super::{Node, NodeEvent, Output};
 use crate::raft_log::from_raft;
 use crate::wal::{Append, HardState, LogEntry, LogStart};
+
+/// An append grows no further by joining when its entries hold this many bytes.
+const JOIN_BYTES_MAX: usize = 1 << 20;
 
 /// What waits for durability.
 #[derive(Debug, Default)]
@@ -109,8 +112,8 @@ impl Node {
     }
 
     pub(super) fn send_messages(&mut self, messages: Vec<Message>) {
-        for message in messages {
-            if message.get_msg_type() == raft::eraftpb::MessageType::MsgSnapshot {
+        for message in join_appends(messages) {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
                 self.send_snapshot(message);
             } else {
                 let to = message.to;
@@ -156,4 +159,34 @@ impl Node {
     pub(super) fn log_start(&self) -> LogStart {
         LogStart { index: self.applied, term: self.applied_term }
     }
+}
+
+/// Joins an append to the one before it for the same peer if it continues it exactly. The crate can
+/// do so itself (`batch_append`), but it adds entries to an empty message without looking at the
+/// index that the message stands at: after an acknowledgement in between, the follower gets a gap.
+fn join_appends(messages: Vec<Message>) -> Vec<Message> {
+    let mut out: Vec<Message> = Vec::with_capacity(messages.len());
+    let mut last: BTreeMap<u64, usize> = BTreeMap::new();
+    for mut message in messages {
+        let append = message.get_msg_type() == MessageType::MsgAppend;
+        if append && let Some(before) = last.get(&message.to).and_then(|at| out.get_mut(*at)) {
+            let end = before.entries.last().map_or((before.index, before.log_term), |e| (e.index, e.term));
+            let size: usize = before.entries.iter().map(|entry| entry.data.len()).sum();
+            if end == (message.index, message.log_term) && before.term == message.term && size < JOIN_BYTES_MAX {
+                let mut entries = before.take_entries().into_vec();
+                entries.extend(message.take_entries());
+                before.set_entries(entries.into());
+                before.commit = before.commit.max(message.commit);
+                continue;
+            }
+        }
+        if append {
+            last.insert(message.to, out.len());
+        } else {
+            // Nothing overtakes another kind of message.
+            last.remove(&message.to);
+        }
+        out.push(message);
+    }
+    out
 }

@@ -70,7 +70,7 @@ impl Environment {
         second.data.clone_from(&home.server.data);
         second.configure(&format!("second={}", second.peer_url), "new", &[]);
         second.start()?;
-        let start = home.verdict(&mut second).await;
+        let start = verdict(&mut second).await;
         let mut figures = Figures::default();
         describe(&mut figures, "a second process on the directory", &start);
         let folder = home.server.data.to_string_lossy().into_owned();
@@ -162,26 +162,30 @@ impl Environment {
 
     async fn damaged_log(&self, binary: &Binary) -> Result<Figures, Failure> {
         let (mut home, _) = self.filled(binary).await?;
-        // Killed, so that the log is what the next start depends on.
+        // A server may release segments when it has flushed what they hold, so the kill comes in the
+        // middle of writes, at a moment when some are there.
+        let value = "y".repeat(1 << 20);
+        let mut extra = 0;
+        while segments_of(&home.server)?.len() < 3 && extra < 100 {
+            home.client().put(&format!("{PREFIX}extra"), &value).await.or_fail("fill")?;
+            extra += 1;
+        }
         home.server.kill();
         let mut figures = Figures::default();
-        let mut segments: Vec<PathBuf> = fs::read_dir(home.server.data.join("member/wal"))?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
-            .collect();
-        segments.sort();
+        let segments = segments_of(&home.server)?;
         figures.add("damaged log: segments", segments.len());
         if segments.len() < 2 {
             return Err(home.explain("no closed segment to damage; raise --written-mib", &figures));
         }
-        let at = fs::metadata(&segments[0])?.len() / 2;
-        flip(&segments[0], at)?;
-        figures.add("damaged log: flipped", format!("{} at {at}", name_of(&segments[0])));
+        let closed = &segments[segments.len() - 2];
+        let at = fs::metadata(closed)?.len() / 2;
+        flip(closed, at)?;
+        figures.add("damaged log: flipped", format!("{} at {at}", name_of(closed)));
         let start = home.restart().await?;
         describe(&mut figures, "damaged log: start", &start);
         match &start {
             Start::Failed { code, said }
-                if *code != Some(0) && said.contains(&name_of(&segments[0])) && said.contains("offset") => {}
+                if *code != Some(0) && said.contains(&name_of(closed)) && said.contains("offset") => {}
             _ if !binary.cairn => {}
             _ => {
                 return Err(home.explain("the start must fail and name the segment and the offset", &figures));
@@ -200,8 +204,9 @@ impl Environment {
         home.server.terminate(EVENTUALLY).await?;
         let mut figures = Figures::default();
         let db = home.server.data.join("member/snap/db");
+        let length = fs::metadata(&db)?.len();
         let at = damage(&db)?;
-        figures.add(format!("{what}: at"), format!("{at} of {}", fs::metadata(&db)?.len()));
+        figures.add(format!("{what}: at"), format!("{at} of {length}"));
         let start = home.restart().await?;
         describe(&mut figures, &format!("{what}: start"), &start);
         match start {
@@ -278,6 +283,16 @@ fn flip(path: &Path, at: u64) -> Result<(), Failure> {
     Ok(file.sync_all()?)
 }
 
+/// The log's segments, the one being written last.
+fn segments_of(server: &Server) -> Result<Vec<PathBuf>, Failure> {
+    let entries = fs::read_dir(server.data.join("member/wal"))?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut segments: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "wal")).collect();
+    segments.sort();
+    Ok(segments)
+}
+
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -286,10 +301,10 @@ fn describe(figures: &mut Figures, what: &str, start: &Start) {
     let text = match start {
         Start::Failed { code, said } => {
             let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-            // A Go panic ends with its stack; the line with the reason is before it.
-            let reason = lines.iter().rev().find(|line| {
+            // What comes after the first complaint is a stack or the way out.
+            let reason = lines.iter().find(|line| {
                 let line = line.to_lowercase();
-                ["fatal", "panic", "\"error\"", " c | ", " e | "].iter().any(|mark| line.contains(mark))
+                ["fatal", "panic", "\"error\"", "error:", " c | "].iter().any(|mark| line.contains(mark))
             });
             let reason = reason.or(lines.last()).copied().unwrap_or("nothing");
             format!("fails ({code:?}): {}", reason.get(..400).unwrap_or(reason))
@@ -324,10 +339,6 @@ impl Home {
     async fn restart(&mut self) -> Result<Start, Failure> {
         self.server.start()?;
         Ok(verdict(&mut self.server).await)
-    }
-
-    async fn verdict(&self, server: &mut Server) -> Start {
-        verdict(server).await
     }
 
     fn client(&self) -> Client {

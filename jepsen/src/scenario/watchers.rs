@@ -87,7 +87,11 @@ impl Watchers {
         let last = self.put_all(url, server).await?;
         let putting = begin.elapsed();
         for reader in readers {
-            reader.await.map_err(|error| Failure::new(format!("a reader panicked: {error}")))??;
+            let read =
+                reader.await.map_err(|error| Failure::new(format!("a reader panicked: {error}")))??;
+            if let Read::Compacted(at) = read {
+                return Err(Failure::new(format!("a client that reads was cancelled, compacted at {at}")));
+            }
         }
         let delivered = begin.elapsed();
         let (after, peak) = server.memory();
@@ -176,8 +180,9 @@ impl Stream {
         Ok(Self { _requests: requests, responses, keys })
     }
 
-    /// Reads until every key has had `each` events, in order and with nothing left out.
-    async fn read_all(mut self, each: usize, seen: &AtomicU64) -> Result<(), Failure> {
+    /// Reads until every key has had `each` events, in order and with nothing left out, or until a
+    /// watcher is cancelled because the events that it waits for were compacted.
+    async fn read_all(mut self, each: usize, seen: &AtomicU64) -> Result<Read, Failure> {
         let mut keys: BTreeMap<String, (usize, i64)> = BTreeMap::new();
         let mut left = each * self.keys;
         while left > 0 {
@@ -185,9 +190,11 @@ impl Stream {
             let next = next.map_err(|_| Failure::new(format!("{left} events did not arrive")))?;
             let response = next.map_err(|status| Failure::new(format!("watch stream: {status}")))?;
             let response = response.ok_or_else(|| Failure::new("the watch stream ended"))?;
-            if response.canceled {
-                let (reason, compacted) = (response.cancel_reason, response.compact_revision);
-                return Err(Failure::new(format!("cancelled, compacted at {compacted}: {reason}")));
+            match (response.canceled, response.compact_revision) {
+                (false, _) => {}
+                // A cancel without a compact revision is a lost watcher.
+                (true, 0) => return Err(Failure::new(format!("cancelled: {}", response.cancel_reason))),
+                (true, compacted) => return Ok(Read::Compacted(compacted)),
             }
             for kv in response.events.iter().filter_map(|event| event.kv.as_ref()) {
                 let (count, last) = keys.entry(text(&kv.key)).or_default();
@@ -204,7 +211,7 @@ impl Stream {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Ok(())
+        Ok(Read::All)
     }
 
     /// Starts to read after all was put: everything comes, or a cancel that says it was compacted.
@@ -213,20 +220,20 @@ impl Stream {
         let reading = tokio::time::timeout(limit, self.read_all(each, &seen)).await;
         let count = seen.load(Ordering::Relaxed);
         match reading {
-            Ok(Ok(())) => Ok(format!("caught up: {count} events in order")),
-            Ok(Err(failure)) if failure.to_string().contains("compacted at ") => {
-                let told = failure.to_string();
-                // A cancel without a compact revision is a lost watcher.
-                if told.contains("compacted at 0") {
-                    Err(failure)
-                } else {
-                    Ok(format!("{count} events, then {told}"))
-                }
-            }
-            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(Read::All)) => Ok(format!("caught up: {count} events in order")),
+            Ok(Ok(Read::Compacted(at))) => Ok(format!("{count} events in order, then compacted at {at}")),
+            Ok(Err(failure)) => Err(failure.note(format!("after {count} events"))),
             Err(_) => Err(Failure::new(format!("the stalled client got {count} events within {limit:?}"))),
         }
     }
+}
+
+/// How reading a stream ended.
+enum Read {
+    /// Every event came.
+    All,
+    /// A watcher was cancelled: its events up to this revision are compacted.
+    Compacted(i64),
 }
 
 /// The hidden subcommand that the stopped client runs: reads all events and says how it went.

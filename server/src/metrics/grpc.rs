@@ -7,6 +7,9 @@
 //!
 //! Invariant: a call that was started is handled exactly once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -375,145 +378,5 @@ impl Prefixes {
                 message(self.left);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use futures::FutureExt as _;
-    use http_body_util::{BodyExt as _, Full, StreamBody};
-    use tower::service_fn;
-
-    use super::*;
-
-    const PUT: &str = "/etcdserverpb.KV/Put";
-    const WATCH: &str = "/etcdserverpb.Watch/Watch";
-
-    fn messages(sizes: &[usize]) -> Bytes {
-        let mut out = Vec::new();
-        for &size in sizes {
-            out.push(0);
-            out.extend_from_slice(&u32::try_from(size).unwrap().to_be_bytes());
-            out.resize(out.len() + size, 7);
-        }
-        out.into()
-    }
-
-    #[test]
-    fn messages_are_found_however_frames_cut_them() {
-        let data = messages(&[3, 0, 300]);
-        for cut in 1..20 {
-            let mut found = Vec::new();
-            let mut prefixes = Prefixes::default();
-            data.chunks(cut).for_each(|piece| prefixes.walk(piece, |size| found.push(size)));
-            assert_eq!(found, [3, 0, 300], "pieces of {cut}");
-        }
-    }
-
-    type Frames = Vec<Result<Frame<Bytes>, Infallible>>;
-
-    /// Serves one call whose response has these headers and frames, and reads the response's first
-    /// `read` frames.
-    fn serve(metrics: &Arc<GrpcMetrics>, path: &str, headers: HeaderMap, frames: Frames, read: usize) {
-        let layer = GrpcMetricsLayer::new(metrics.clone());
-        let mut parts = Some((headers, frames));
-        let mut service = layer.layer(service_fn(move |request: Request<Counted<Full<Bytes>>>| {
-            let (headers, frames) = parts.take().unwrap();
-            async move {
-                request.into_body().collect().await.unwrap();
-                let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)));
-                *response.headers_mut() = headers;
-                Ok::<_, Infallible>(response)
-            }
-        }));
-        let request = Request::builder()
-            .uri(path)
-            .header("client-api-version", "3.9")
-            .body(Full::new(messages(&[6])))
-            .unwrap();
-        let response = service.call(request).now_or_never().expect("nothing here waits").unwrap();
-        let mut body = response.into_body();
-        for _ in 0..read {
-            let _ = body.frame().now_or_never().expect("nothing here waits");
-        }
-    }
-
-    fn trailers(code: &'static str) -> Result<Frame<Bytes>, Infallible> {
-        Ok(Frame::trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())])))
-    }
-
-    fn page(metrics: &GrpcMetrics) -> String {
-        let mut page = Page::default();
-        metrics.encode(&mut page);
-        page.finish()
-    }
-
-    fn assert_lines(page: &str, lines: &[&str]) {
-        for line in lines {
-            assert!(page.lines().any(|found| found == *line), "{line} is not in\n{page}");
-        }
-    }
-
-    #[test]
-    fn calls_and_messages_are_counted_by_method_and_code() {
-        let metrics = Arc::new(GrpcMetrics::new(true));
-        let data = |sizes: &[usize]| Ok(Frame::data(messages(sizes)));
-        serve(&metrics, PUT, HeaderMap::new(), vec![data(&[26]), trailers("0")], 3);
-        serve(&metrics, WATCH, HeaderMap::new(), vec![data(&[5, 5]), data(&[5]), trailers("14")], 4);
-        // A client that goes away before the status.
-        serve(&metrics, WATCH, HeaderMap::new(), vec![data(&[5]), trailers("0")], 1);
-        let refused = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "3".parse().unwrap())]);
-        serve(&metrics, PUT, refused, Vec::new(), 1);
-        serve(&metrics, "/made.Up/Name", HeaderMap::new(), vec![data(&[1]), trailers("0")], 3);
-        let page = page(&metrics);
-        let put = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
-        let watch = "grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"";
-        assert_lines(
-            &page,
-            &[
-                &format!("grpc_server_started_total{{{put}}} 2"),
-                &format!("grpc_server_handled_total{{grpc_code=\"OK\",{put}}} 1"),
-                &format!("grpc_server_handled_total{{grpc_code=\"InvalidArgument\",{put}}} 1"),
-                &format!("grpc_server_msg_received_total{{{put}}} 2"),
-                &format!("grpc_server_msg_sent_total{{{put}}} 1"),
-                &format!("grpc_server_handling_seconds_count{{{put}}} 2"),
-                &format!("grpc_server_handled_total{{grpc_code=\"Unavailable\",{watch}}} 1"),
-                &format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{watch}}} 1"),
-                &format!("grpc_server_msg_sent_total{{{watch}}} 4"),
-                "etcd_network_client_grpc_received_bytes_total 24",
-                "etcd_network_client_grpc_sent_bytes_total 46",
-                "etcd_server_client_requests_total{client_api_version=\"3.9\",type=\"unary\"} 2",
-                "etcd_server_client_requests_total{client_api_version=\"3.9\",type=\"stream\"} 2",
-            ],
-        );
-        assert!(!page.contains("made.Up"));
-    }
-
-    #[test]
-    fn a_call_that_is_given_up_before_its_response_is_canceled() {
-        let metrics = Arc::new(GrpcMetrics::new(false));
-        let layer = GrpcMetricsLayer::new(metrics.clone());
-        let mut service = layer.layer(service_fn(|_: Request<Counted<Full<Bytes>>>| {
-            std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
-        }));
-        let request = Request::builder().uri(PUT).body(Full::default()).unwrap();
-        let mut answer = service.call(request);
-        assert!((&mut answer).now_or_never().is_none());
-        assert_eq!(metrics.methods[PUT].handled[CANCELED].value(), 0);
-        drop(answer);
-        assert_eq!(metrics.methods[PUT].handled[CANCELED].value(), 1);
-    }
-
-    #[test]
-    fn clients_cannot_make_up_series_without_end() {
-        let metrics = GrpcMetrics::new(false);
-        for version in 0..1000 {
-            metrics.client(&version.to_string(), false);
-        }
-        let page = page(&metrics);
-        let series = page.lines().filter(|line| line.starts_with("etcd_server_client_requests_total{"));
-        assert_eq!(series.count(), CLIENT_VERSIONS_MAX + 1);
     }
 }

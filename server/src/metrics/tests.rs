@@ -118,8 +118,11 @@ fn parse(page: &str) -> BTreeMap<String, Family> {
             .collect();
         let family = families.get_mut(&current).unwrap();
         let suffix = name.strip_prefix(&current).unwrap_or_else(|| panic!("{line} is not of {current}"));
-        let allowed: &[&str] =
-            if family.kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+        let allowed: &[&str] = match family.kind.as_str() {
+            "histogram" => &["_bucket", "_sum", "_count"],
+            "summary" => &["", "_sum", "_count"],
+            _ => &[""],
+        };
         assert!(allowed.contains(&suffix), "{line} is not of a {}", family.kind);
         let same = |sample: &(String, BTreeMap<String, String>, f64)| sample.0 == name && sample.1 == labels;
         assert!(!family.samples.iter().any(same), "{line} comes twice");

@@ -18,11 +18,13 @@ use super::*;
 
 const LEASE: i64 = 0x1234_5678_9abc_def0;
 const APPLIED: u64 = 1;
+const SNAPSHOTS: &str = "etcd_disk_backend_snapshot_duration_seconds_count";
 
 fn views() -> (StoreViews, Arc<Mutex<Vec<Fatal>>>) {
     let fatals = Arc::new(Mutex::new(Vec::new()));
     let told = fatals.clone();
-    (StoreViews::new(Arc::new(move |fatal| told.lock().unwrap().push(fatal))), fatals)
+    let on_fatal = Arc::new(move |fatal| told.lock().unwrap().push(fatal));
+    (StoreViews::new(on_fatal, Arc::new(Metrics::new("3.7.1", false))), fatals)
 }
 
 fn put(store: &mut Store, key: &str, value: impl Into<Bytes>, lease: i64) {
@@ -122,6 +124,7 @@ fn export(view: StoreView) -> Vec<u8> {
     assert_eq!(file.len() as u64, size);
     assert_eq!(size % 512, 0);
     assert!(fatals.lock().unwrap().is_empty());
+    assert!(views.metrics.encode().contains(&format!("{SNAPSHOTS} 1\n")));
     file
 }
 
@@ -206,10 +209,12 @@ fn a_reader_that_goes_away_ends_the_writer_and_nothing_else() {
     reader.read_exact(&mut [0; 4096]).unwrap();
     drop(reader);
     // The thread holds a handle of the callback until it has ended.
-    let StoreViews { on_fatal } = views;
+    let StoreViews { on_fatal, metrics } = views;
     while Arc::strong_count(&on_fatal) > 1 {
         thread::yield_now();
     }
+    let counted = |count| metrics.encode().contains(&format!("{SNAPSHOTS} {count}\n"));
+    assert!(counted(0), "a snapshot that was given up is not a snapshot that was sent");
     assert!(fatals.lock().unwrap().is_empty());
 }
 

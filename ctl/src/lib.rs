@@ -1,1 +1,0 @@
-//! cairnctl: Cairn's command-line client.

@@ -1,0 +1,408 @@
+//! One member's process, and the loop around its node: the same as the server's, with the threads
+//! for the log and the backend replaced by events. It decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use cairn_core::api::ResponseBody;
+use cairn_core::backend::mem::MemBackend;
+use cairn_core::backend::{Backend, Batch};
+use cairn_core::mvcc::StoreView;
+use cairn_core::node::{Input, Node, NodeEvent, Output};
+use cairn_core::time::Time;
+use cairn_core::types::{MemberId, Revision};
+use cairn_core::wal::{MemDisk, Wal};
+
+use crate::checker::durability::Durable;
+use crate::cluster::{Cluster, Event};
+use crate::disk::{LogJob, StorageJob, compact_step, perform_log};
+use crate::history::Op;
+use crate::invariants::LogMirror;
+
+/// A process's clock: how it maps the true time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    base: u64,
+    offset: u64,
+    /// Millionths of the true speed.
+    rate: u64,
+}
+
+impl Clock {
+    /// A clock that shows `offset` now.
+    pub fn new(base: u64, offset: u64, rate: u64) -> Self {
+        Self { base, offset, rate }
+    }
+
+    /// What it shows.
+    pub fn local(&self, now: u64) -> Time {
+        let passed = u128::from(now - self.base) * u128::from(self.rate) / 1_000_000;
+        Time(self.offset + passed as u64)
+    }
+
+    /// When it will show `local`.
+    pub fn when(&self, local: Time) -> u64 {
+        let ahead = u128::from(local.0.saturating_sub(self.offset));
+        self.base.saturating_add(u64::try_from(ahead * 1_000_000 / u128::from(self.rate)).unwrap_or(u64::MAX / 2))
+            + 1
+    }
+
+    /// Sets it forward.
+    pub fn step(&mut self, by: u64) {
+        self.offset += by;
+    }
+}
+
+/// A running process.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Process {
+    pub boot: u64,
+    pub node: Node,
+    pub wal: Wal<MemDisk>,
+    pub clock: Clock,
+    pub inbox: VecDeque<Input>,
+    pub scheduled: bool,
+    pub wake_at: u64,
+    pub log_jobs: VecDeque<LogJob>,
+    pub storage_jobs: VecDeque<StorageJob>,
+    pub incoming: Option<MemBackend>,
+    pub connected: BTreeSet<MemberId>,
+    pub next_request: u64,
+    pub outstanding: BTreeMap<u64, Op>,
+    pub streams: BTreeMap<u64, usize>,
+    /// The process dies when it has performed that many more outputs.
+    pub outputs_left: Option<u64>,
+    pub log: LogMirror,
+    pub committed: u64,
+    /// A snapshot is being installed: the log is told later.
+    pub installing: bool,
+}
+
+/// A member: what outlives its process, and the process.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Member {
+    pub id: MemberId,
+    pub name: String,
+    pub disk: MemDisk,
+    pub backend: MemBackend,
+    pub durable: Durable,
+    pub process: Option<Process>,
+    pub paused: bool,
+    pub removed: bool,
+}
+
+impl Cluster {
+    /// Hands an input to a process now, or when it is no longer paused.
+    pub(crate) fn feed(&mut self, id: MemberId, boot: u64, input: Input) {
+        let delay = self.options.process.draw(&mut self.rng);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let paused = member.paused;
+        let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };
+        process.inbox.push_back(input);
+        if !process.scheduled && !paused {
+            process.scheduled = true;
+            self.schedule(delay, Event::Process { member: id, boot });
+        }
+    }
+
+    pub(crate) fn feed_later(&mut self, id: MemberId, boot: u64, input: Input) {
+        let delay = self.options.feedback.draw(&mut self.rng);
+        self.schedule(delay, Event::Feed { member: id, boot, input });
+    }
+
+    /// One turn of a process's loop: all inputs, then all outputs.
+    pub(crate) fn turn(&mut self, id: MemberId, boot: u64, wakeup: bool) {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.paused {
+            if let Some(process) = &mut member.process {
+                process.scheduled = false;
+            }
+            return;
+        }
+        let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };
+        if wakeup && process.wake_at > now {
+            return;
+        }
+        process.scheduled = process.scheduled && wakeup;
+        let local = process.clock.local(now);
+        self.trace.note(&[1, now, id, local.0, process.inbox.len() as u64]);
+        let mut inputs = 0;
+        while let Some(input) = process.inbox.pop_front() {
+            process.node.handle(local, input);
+            inputs += 1;
+        }
+        if inputs == 0 {
+            process.node.handle(local, Input::Wakeup);
+        }
+        let mut outputs = Vec::new();
+        while let Some(output) = process.node.poll() {
+            outputs.push(output);
+        }
+        if let Err(what) = self.observe(id, &outputs) {
+            return self.fail(what);
+        }
+        for output in outputs {
+            let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+                return;
+            };
+            match &mut process.outputs_left {
+                Some(0) => return self.crash(id),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            self.perform(id, boot, output);
+            if self.violation.is_some() {
+                return;
+            }
+        }
+        self.schedule_wakeup(id);
+    }
+
+    pub(crate) fn schedule_wakeup(&mut self, id: MemberId) {
+        let now = self.now;
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(wakeup) = process.node.next_wakeup() else { return };
+        let at = process.clock.when(wakeup.at).max(now + 20_000);
+        let boot = process.boot;
+        if at != process.wake_at {
+            process.wake_at = at;
+            self.schedule(at - now, Event::Wake { member: id, boot });
+        }
+    }
+
+    fn perform(&mut self, id: MemberId, boot: u64, output: Output) {
+        self.trace.note(&[2, id, kind(&output)]);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(process) = member.process.as_mut() else { return };
+        match output {
+            Output::Append { seq, append } => {
+                self.trace.note(&[seq, append.entries.len() as u64]);
+                let now = self.now;
+                self.trace.line(now, || {
+                    let ids: Vec<String> =
+                        append.entries.iter().map(|entry| format!("{}.{}", entry.term, entry.index)).collect();
+                    format!("{id:16x} append {seq}: {:?} {ids:?} {:?}", append.log_start, append.hard_state)
+                });
+                self.to_log(id, LogJob::Append { seq, append });
+            }
+            Output::ReleaseLog { index } => self.to_log(id, LogJob::Release { index }),
+            Output::Send { to, message } => self.send(id, to, message),
+            Output::Reply { id: request, result } => {
+                if let Ok(response) = &result
+                    && let ResponseBody::Snapshot { view } = response.body
+                {
+                    process.node.take_view(view);
+                }
+                self.answer(id, request, result);
+            }
+            Output::StartRead { id: request } => {
+                let Some(task) = process.node.take_read(request) else {
+                    return self.fail(format!("{id:x} started read {request} without a task"));
+                };
+                let delay = self.options.feedback.draw(&mut self.rng);
+                self.schedule(delay, Event::ReadDone { member: id, boot, request, task: Box::new(task) });
+            }
+            Output::Watch { stream, response } => self.watch_response(id, boot, stream, &response),
+            Output::CloseWatch { stream } => self.watch_closed(id, stream),
+            Output::Flush { batch } => self.to_storage(id, StorageJob::Flush { batch }),
+            Output::Compact { from, to } => {
+                self.to_storage(id, StorageJob::Compact { cursor: Revision::new(from, 0), to });
+            }
+            Output::Defragment => self.to_storage(id, StorageJob::Defragment),
+            Output::InstallSnapshot => self.to_storage(id, StorageJob::Install),
+            Output::DiscardSnapshot => self.to_storage(id, StorageJob::Discard),
+            Output::SendSnapshot { to, view, header } => {
+                let Some(view) = process.node.take_view(view) else {
+                    return self.fail(format!("{id:x} sends a snapshot without a view"));
+                };
+                let delay = self.options.transfer.draw(&mut self.rng);
+                self.schedule(delay, Event::Snapshot { from: id, boot, to, header, view: Box::new(view) });
+            }
+            Output::SetPeer { id: peer, .. } => {
+                if self.network.open(id, peer) {
+                    process.connected.insert(peer);
+                    self.feed_later(id, boot, Input::PeerConnected { peer });
+                }
+            }
+            Output::RemovePeer { id: peer } => {
+                process.connected.remove(&peer);
+            }
+            Output::Event(event) => {
+                let now = self.now;
+                self.trace.line(now, || format!("{id:16x} {event:?}"));
+                match event {
+                    NodeEvent::RemovedSelf => {
+                        let delay = self.rng.below(2 * crate::options::SECOND);
+                        self.schedule(delay, Event::Stop { member: id, boot });
+                    }
+                    NodeEvent::SnapshotInstalled { .. } => self.stats.snapshots += 1,
+                    NodeEvent::LeaseExpired { .. } => self.stats.expired += 1,
+                    NodeEvent::CompactionFinished { .. } => self.stats.compactions += 1,
+                    _ => {}
+                }
+            }
+            Output::Fatal(fatal) => self.fail(format!("{id:x} stopped: {fatal}")),
+        }
+    }
+
+    fn to_log(&mut self, id: MemberId, job: LogJob) {
+        let delay = self.disk_delay(id, self.options.append);
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        process.log_jobs.push_back(job);
+        let boot = process.boot;
+        if process.log_jobs.len() == 1 {
+            self.schedule(delay, Event::LogDone { member: id, boot });
+        }
+    }
+
+    fn to_storage(&mut self, id: MemberId, job: StorageJob) {
+        let delay = self.disk_delay(id, self.options.flush);
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        process.storage_jobs.push_back(job);
+        let boot = process.boot;
+        if process.storage_jobs.len() == 1 {
+            self.schedule(delay, Event::StorageDone { member: id, boot });
+        }
+    }
+
+    /// The log's thread has finished its job, and what had gathered behind it sometimes too.
+    pub(crate) fn log_done(&mut self, id: MemberId, boot: u64) {
+        let together = if self.rng.chance(1, 3) { 16 } else { 1 };
+        let delay = self.disk_delay(id, self.options.append);
+        let idle = self.rng.below(16);
+        let mut done = Vec::new();
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };
+        for _ in 0..together {
+            let Some(job) = process.log_jobs.pop_front() else { break };
+            match perform_log(&mut process.wal, &job) {
+                Ok(input) => done.extend(input),
+                Err(error) => return self.fail(format!("{id:x}: {error}")),
+            }
+            if let LogJob::Append { append, .. } = &job {
+                member.durable.appended(append);
+            }
+        }
+        if process.log_jobs.is_empty() && idle < 2 {
+            process.log_jobs.push_back(if idle == 0 { LogJob::Seal } else { LogJob::Prepare });
+        }
+        if !process.log_jobs.is_empty() {
+            self.schedule(delay, Event::LogDone { member: id, boot });
+        }
+        for input in done {
+            self.feed_later(id, boot, input);
+        }
+    }
+
+    /// The backend's thread has finished its job, or a step of it.
+    pub(crate) fn storage_done(&mut self, id: MemberId, boot: u64) {
+        let delay = self.disk_delay(id, self.options.flush);
+        let rows = self.options.compact_rows;
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };
+        let Some(job) = process.storage_jobs.pop_front() else { return };
+        let backend = &member.backend;
+        let input = match job {
+            StorageJob::Flush { batch } => {
+                if let Err(fatal) = backend.commit(&batch) {
+                    return self.fail(format!("{id:x}: {fatal}"));
+                }
+                Some(Input::Flushed { size: backend.size() })
+            }
+            StorageJob::Compact { cursor, to } => match compact_step(backend, cursor, to, rows) {
+                Ok(Some(cursor)) => {
+                    process.storage_jobs.push_front(StorageJob::Compact { cursor, to });
+                    None
+                }
+                Ok(None) => Some(Input::Compacted { to, size: backend.size() }),
+                Err(fatal) => return self.fail(format!("{id:x}: {fatal}")),
+            },
+            StorageJob::Defragment => Some(Input::Defragmented { result: Ok(()), size: backend.size() }),
+            StorageJob::Install => match process.incoming.take() {
+                Some(incoming) => {
+                    backend.replace(incoming);
+                    Some(Input::SnapshotInstalled { size: backend.size() })
+                }
+                None => return self.fail(format!("{id:x} installs a snapshot that it does not have")),
+            },
+            StorageJob::Discard => {
+                process.incoming = None;
+                None
+            }
+        };
+        if !process.storage_jobs.is_empty() {
+            self.schedule(delay, Event::StorageDone { member: id, boot });
+        }
+        if let Some(input) = input {
+            self.feed_in_order(id, boot, input);
+        }
+    }
+
+    /// The backend's reports keep their order.
+    fn feed_in_order(&mut self, id: MemberId, boot: u64, input: Input) {
+        let delay = self.options.feedback.draw(&mut self.rng);
+        let at = (self.now + delay).max(self.reported.get(&(id, boot)).copied().unwrap_or(0));
+        self.reported.insert((id, boot), at);
+        self.schedule(at - self.now, Event::Feed { member: id, boot, input });
+    }
+
+    /// A transfer has come to its end.
+    pub(crate) fn snapshot_arrived(
+        &mut self,
+        from: MemberId,
+        boot: u64,
+        to: MemberId,
+        header: Bytes,
+        view: &StoreView,
+    ) {
+        let open = self.network.open(from, to) && !(self.chaotic && self.network.rng.chance(1, 10));
+        let alive = self
+            .members
+            .get(&from)
+            .and_then(|member| member.process.as_ref())
+            .is_some_and(|process| process.boot == boot);
+        let receiver = self.members.get_mut(&to).filter(|member| !member.paused);
+        let receiver = receiver.and_then(|member| member.process.as_mut());
+        let mut ok = false;
+        if let Some(process) = receiver.filter(|process| open && alive && process.incoming.is_none()) {
+            let rows: Result<Vec<_>, _> = view.rows(None).collect();
+            let rows = match rows {
+                Ok(rows) => rows,
+                Err(fatal) => return self.fail(format!("{from:x} cannot read a snapshot: {fatal}")),
+            };
+            let fresh = MemBackend::new();
+            let changes = rows.into_iter().map(|(table, key, value)| (table, key, Some(value))).collect();
+            fresh.commit(&Batch { changes }).expect("memory never fails");
+            process.incoming = Some(fresh);
+            ok = true;
+            let boot = process.boot;
+            self.feed(to, boot, Input::SnapshotReceived { from, header });
+        }
+        self.feed_later(from, boot, Input::SnapshotSent { to, ok });
+    }
+}
+
+fn kind(output: &Output) -> u64 {
+    match output {
+        Output::Append { .. } => 0,
+        Output::Send { .. } => 1,
+        Output::SendSnapshot { .. } => 2,
+        Output::Reply { .. } => 3,
+        Output::StartRead { .. } => 4,
+        Output::Watch { .. } => 5,
+        Output::CloseWatch { .. } => 6,
+        Output::Flush { .. } => 7,
+        Output::Compact { .. } => 8,
+        Output::Defragment => 9,
+        Output::InstallSnapshot => 10,
+        Output::DiscardSnapshot => 11,
+        Output::ReleaseLog { .. } => 12,
+        Output::SetPeer { .. } => 13,
+        Output::RemovePeer { .. } => 14,
+        Output::Event(_) => 15,
+        Output::Fatal(_) => 16,
+    }
+}

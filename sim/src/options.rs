@@ -1,0 +1,220 @@
+//! Everything that a seed decides about a run, drawn once at its start (swarm testing: each run has
+//! some faults often, some seldom and some not at all, so that rare combinations come up).
+
+use std::time::Duration;
+
+use cairn_core::node::Config;
+use cairn_core::rng::Rng;
+
+/// Nanoseconds in a millisecond.
+pub const MS: u64 = 1_000_000;
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000 * MS;
+
+/// A range of latencies in nanoseconds, with a chance of an outlier in a thousand.
+#[derive(Clone, Copy, Debug)]
+pub struct Latency {
+    /// The least.
+    pub min: u64,
+    /// The most of the usual ones.
+    pub max: u64,
+    /// Chance of an outlier, in a thousand.
+    pub slow: u64,
+    /// The most of the outliers.
+    pub slow_max: u64,
+}
+
+impl Latency {
+    /// One latency.
+    pub fn draw(&self, rng: &mut Rng) -> u64 {
+        let max = if self.slow > 0 && rng.chance(self.slow, 1000) { self.slow_max } else { self.max };
+        self.min + rng.below(max.saturating_sub(self.min) + 1)
+    }
+}
+
+/// How likely each fault is, relative to the others; 0 for never.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct FaultWeights {
+    pub crash: u64,
+    pub crash_inside: u64,
+    pub crash_all: u64,
+    pub pause: u64,
+    pub partition: u64,
+    pub one_way: u64,
+    pub isolate_leader: u64,
+    pub isolate_one: u64,
+    pub clock_step: u64,
+    pub move_leader: u64,
+    pub slow_disk: u64,
+}
+
+/// How likely each operation of a client is, relative to the others.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Mix {
+    pub put: u64,
+    pub txn: u64,
+    pub delete: u64,
+    pub range: u64,
+    pub stale: u64,
+    pub history: u64,
+    pub lease: u64,
+    pub compact: u64,
+    pub hash: u64,
+    pub admin: u64,
+}
+
+/// A run's options.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Options {
+    pub seed: u64,
+    pub verbose: bool,
+    pub members: usize,
+    pub chaos: u64,
+    pub clients: usize,
+    pub watchers: usize,
+    pub keys: u64,
+    pub value_bytes: u64,
+    pub think: Latency,
+    pub network: Latency,
+    pub loss: u64,
+    pub duplicate: u64,
+    pub append: Latency,
+    pub flush: Latency,
+    pub transfer: Latency,
+    pub process: Latency,
+    pub feedback: Latency,
+    pub fault_interval: u64,
+    pub faults: FaultWeights,
+    pub mix: Mix,
+    pub drift: u64,
+    pub membership: bool,
+    pub segment_bytes: u64,
+    pub compact_rows: usize,
+    pub power_loss: u64,
+    pub snapshot_count: u64,
+    pub catchup_entries: u64,
+    pub flush_entries_max: usize,
+    pub flush_age_max: Duration,
+    pub inline_rows_max: usize,
+    pub election_ticks: usize,
+    pub heartbeat: Duration,
+    pub pre_vote: bool,
+    pub quota_bytes: Option<u64>,
+    pub progress: Duration,
+    pub learners_max: usize,
+}
+
+fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
+    choices[rng.below(choices.len() as u64) as usize]
+}
+
+/// A weight that is often 0.
+fn sometimes(rng: &mut Rng, max: u64) -> u64 {
+    if rng.chance(1, 2) { 0 } else { 1 + rng.below(max) }
+}
+
+impl Options {
+    /// The options of a seed; `seconds` of chaos.
+    pub fn draw(seed: u64, seconds: u64) -> Self {
+        let rng = &mut Rng::derive(seed, &[0x0971]);
+        let members = pick(rng, &[1, 1, 3, 3, 3, 3, 3, 5]);
+        let latency = pick(rng, &[1, 2, 5, 20]) * MS;
+        let calm = rng.chance(1, 12);
+        let faults = FaultWeights {
+            crash: 2 + sometimes(rng, 8),
+            crash_inside: sometimes(rng, 8),
+            crash_all: sometimes(rng, 2),
+            pause: sometimes(rng, 6),
+            partition: sometimes(rng, 6),
+            one_way: sometimes(rng, 6),
+            isolate_leader: sometimes(rng, 6),
+            isolate_one: sometimes(rng, 8),
+            clock_step: if rng.chance(1, 4) { 2 } else { 0 },
+            move_leader: sometimes(rng, 4),
+            slow_disk: sometimes(rng, 4),
+        };
+        let mix = Mix {
+            put: 20 + rng.below(40),
+            txn: sometimes(rng, 30),
+            delete: sometimes(rng, 15),
+            range: 5 + rng.below(30),
+            stale: sometimes(rng, 10),
+            history: sometimes(rng, 10),
+            lease: sometimes(rng, 15),
+            compact: sometimes(rng, 6),
+            hash: sometimes(rng, 3),
+            admin: sometimes(rng, 2),
+        };
+        let disk = pick(rng, &[1, 1, 3, 30]) * MS;
+        Self {
+            seed,
+            verbose: false,
+            members,
+            chaos: seconds * SECOND,
+            clients: 1 + rng.below(8) as usize,
+            watchers: rng.below(6) as usize,
+            keys: pick(rng, &[1, 3, 10, 40]),
+            value_bytes: pick(rng, &[4, 20, 300]),
+            think: Latency {
+                min: MS / 10,
+                max: pick(rng, &[5, 30, 150]) * MS,
+                slow: 20,
+                slow_max: 3 * SECOND,
+            },
+            network: Latency {
+                min: latency / 10,
+                max: latency,
+                slow: sometimes(rng, 100),
+                slow_max: pick(rng, &[50, 400, 3000]) * MS,
+            },
+            loss: if calm { 0 } else { sometimes(rng, 120) },
+            duplicate: if calm { 0 } else { sometimes(rng, 200) },
+            append: Latency { min: MS / 20, max: disk, slow: sometimes(rng, 20), slow_max: 800 * MS },
+            flush: Latency { min: MS / 5, max: disk * 5, slow: sometimes(rng, 100), slow_max: 3 * SECOND },
+            transfer: Latency { min: MS, max: 100 * MS, slow: sometimes(rng, 300), slow_max: 4 * SECOND },
+            process: Latency { min: 1_000, max: 200_000, slow: 10, slow_max: 5 * MS },
+            feedback: Latency { min: 0, max: 100_000, slow: sometimes(rng, 100), slow_max: 50 * MS },
+            fault_interval: if calm { u64::MAX / 4 } else { pick(rng, &[300, 1000, 3000]) * MS },
+            faults,
+            mix,
+            drift: if rng.chance(1, 2) { 100_000 } else { 0 },
+            membership: members > 1 && rng.chance(1, 3),
+            segment_bytes: pick(rng, &[8 << 10, 64 << 10, 16 << 20]),
+            compact_rows: pick(rng, &[1, 7, 100]),
+            power_loss: rng.below(101),
+            snapshot_count: pick(rng, &[5, 20, 200, 10_000]),
+            catchup_entries: pick(rng, &[1, 10, 100, 5_000]),
+            flush_entries_max: pick(rng, &[4, 50, 1000, 50_000]),
+            flush_age_max: Duration::from_millis(pick(rng, &[20, 500, 10_000])),
+            inline_rows_max: pick(rng, &[1, 3, 512]),
+            election_ticks: pick(rng, &[5, 10, 10]),
+            heartbeat: Duration::from_millis(pick(rng, &[50, 100, 100])),
+            pre_vote: !rng.chance(1, 8),
+            quota_bytes: if rng.chance(1, 16) { Some(40_000) } else { Some(2 << 30) },
+            progress: Duration::from_millis(pick(rng, &[100, 1000, 600_000])),
+            learners_max: pick(rng, &[1, 1, 2]),
+        }
+    }
+
+    /// The settings of a member of this run.
+    pub fn config(&self, member_id: u64, cluster_id: u64, boot: u64, name: &str) -> Config {
+        let mut config = Config::new(member_id, cluster_id, boot, self.seed);
+        config.name = name.to_owned();
+        config.client_urls = vec![format!("http://{name}:2379")];
+        config.snapshot_count = self.snapshot_count;
+        config.catchup_entries = self.catchup_entries;
+        config.flush_entries_max = self.flush_entries_max;
+        config.flush_age_max = self.flush_age_max;
+        config.inline_rows_max = self.inline_rows_max;
+        config.election_ticks = self.election_ticks;
+        config.heartbeat = self.heartbeat;
+        config.pre_vote = self.pre_vote;
+        config.quota_bytes = self.quota_bytes;
+        config.watch_progress_interval = self.progress;
+        config.learners_max = self.learners_max;
+        config
+    }
+}

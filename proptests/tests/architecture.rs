@@ -4,7 +4,7 @@
 //! Manifests and sources are read as text; comments and the contents of literals are left out first,
 //! so a rule may be explained where it holds. A rule that is broken is reported with every place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ const RESTRICTED: [(&str, &[&str]); 7] = [
     ("slog", &["core"]),
     ("madsim", &["sim"]),
     ("redb", &["core", "server", "sim"]),
-    ("prost", &["net"]),
+    ("prost", &["net", "ctl"]),
     ("tokio", &["net", "server", "ctl", "proptests", "jepsen", "benches"]),
 ];
 
@@ -146,10 +146,13 @@ fn lines_naming(code: &str, path: &str) -> Vec<usize> {
     for (number, line) in code.lines().enumerate() {
         let named = line.match_indices(path).any(|(at, _)| {
             let (before, after) = (&line[..at], &line[at + path.len()..]);
-            let is_crate = path.ends_with("::");
-            !before.ends_with(is_word)
-                && !(is_crate && before.ends_with("::"))
-                && (is_crate || !after.starts_with(is_word))
+            if before.ends_with(is_word) {
+                false
+            } else if path.ends_with("::") {
+                !before.ends_with("::")
+            } else {
+                !after.starts_with(is_word)
+            }
         });
         let grouped = path.strip_prefix("std::").is_some_and(|name| {
             let group = line.split_once("std::{").map_or("", |(_, group)| group);
@@ -258,6 +261,58 @@ fn every_dependency_has_its_reason() {
     assert_none("ARCHITECTURE.md says why each dependency is there", &broken);
 }
 
+/// What stands in backticks in a document, outside of blocks of code.
+fn quoted(document: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut in_block = false;
+    for line in document.lines() {
+        if line.starts_with("```") {
+            in_block = !in_block;
+        } else if !in_block {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+fn expanded(path: &str) -> Vec<String> {
+    match path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+        Some((before, (names, after))) => {
+            names.split(',').map(|name| format!("{before}{name}{after}")).collect()
+        }
+        None => vec![path.to_owned()],
+    }
+}
+
+#[test]
+fn the_documents_name_what_exists() {
+    let sources = all_sources();
+    let text: String = sources.values().map(String::as_str).collect();
+    let words: BTreeSet<&str> = text.split(|c| !is_word(c)).collect();
+    let mut wrong = Vec::new();
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "papers/README.md"] {
+        let read = fs::read_to_string(root().join(document)).expect("the document is there");
+        for name in quoted(&read) {
+            let in_package = USES.iter().any(|(package, _)| name.starts_with(&format!("{package}/")));
+            let exists = if name.ends_with(".rs") || in_package {
+                expanded(&name).iter().all(|path| {
+                    root().join(path).exists()
+                        || sources.keys().any(|file| file.ends_with(&format!("/{path}")))
+                })
+            } else if name.contains(['_', ':']) && name.chars().all(|c| is_word(c) || c == ':') {
+                name.split("::").all(|part| part.is_empty() || words.contains(part))
+            } else {
+                true
+            };
+            if !exists {
+                wrong.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert_none("the documents name files and functions that exist", &wrong);
+}
+
 #[test]
 fn the_core_depends_on_its_inputs_alone() {
     let found = places(&sources("core/src"), &NOT_DETERMINISTIC);
@@ -288,7 +343,10 @@ fn the_engine_is_known_to_its_wrapper_only() {
 #[test]
 fn the_wire_is_known_to_net_and_to_clients_only() {
     for package in ["core", "server", "sim"] {
-        let found = places(&sources(package), &["prost::", "cairn_net::proto", "etcdserverpb::"]);
+        let mut sources = sources(package);
+        // A test may be a client.
+        sources.retain(|file, _| !file.ends_with("/tests.rs"));
+        let found = places(&sources, &["prost::", "cairn_net::proto", "etcdserverpb::"]);
         assert_none("protobuf's types stay in net", &found);
     }
 }

@@ -51,9 +51,10 @@ pub async fn run(config: Config) -> ExitCode {
 async fn start(config: Config) -> Result<ExitCode, String> {
     let dir = DataDir::new(&config.data_dir, config.wal_dir.as_deref());
     let locked = dir.open()?;
+    // As Go does for every listener, addresses are taken while old connections to them linger.
     // Ports first: a second server on this machine must not touch anything.
     let sockets =
-        SocketOptions { reuse_address: config.socket_reuse_address, reuse_port: config.socket_reuse_port };
+        SocketOptions { reuse_port: config.socket_reuse_port, reuse_address: true };
     let peer_listeners = bind(&config.listen_peer_urls, &sockets)?;
     let client_listeners = bind(&config.listen_client_urls, &sockets)?;
     let http_listeners = bind(&config.listen_client_http_urls, &sockets)?;

@@ -224,8 +224,9 @@ impl Environment {
         describe(&mut figures, &format!("{what}: start"), &start);
         match start {
             Start::Failed { code, said } => {
-                let named =
-                    said.contains("snap/db") && (said.contains("offset") || said.contains("truncated"));
+                // A wrong magic number is at offset 0; a file that is cut off has no offset to name.
+                let place = ["offset", "truncated", "magic number"].iter().any(|word| said.contains(word));
+                let named = said.contains("snap/db") && place;
                 if binary.cairn && (code == Some(0) || !named) {
                     return Err(home.explain("the failure must name the file and the offset", &figures));
                 }

@@ -78,7 +78,9 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (start, end) = (self.start as f64 / 1e6, self.end as f64 / 1e6);
         write!(f, "{start:>10.2}..{end:<10.2} ms writer {:>2} ", self.writer)?;
-        write!(f, "{} {} {:?} -> {:?}", self.endpoint, self.key, self.kind, self.known)
+        // Dots pad the values; they only make a line long.
+        let text = format!("{} {} {:?} -> {:?}", self.endpoint, self.key, self.kind, self.known);
+        f.write_str(&text.replace("....", ""))
     }
 }
 

@@ -154,6 +154,26 @@ impl Client {
         self.attempt(client.hash_kv(pb::HashKvRequest { revision })).await
     }
 
+    /// Attempts to disarm every alarm of every member.
+    pub async fn disarm(&self) -> Outcome<()> {
+        let mut client = MaintenanceClient::new(self.channel.clone());
+        let listed = match self.attempt(client.alarm(pb::AlarmRequest::default())).await {
+            Outcome::Ok(listed) => listed.alarms,
+            Outcome::Refused(error) => return Outcome::Refused(error),
+            Outcome::Unknown(error) => return Outcome::Unknown(error),
+        };
+        for active in listed {
+            let action = pb::alarm_request::AlarmAction::Deactivate.into();
+            let request = pb::AlarmRequest { action, member_id: active.member_id, alarm: active.alarm };
+            match self.attempt(client.alarm(request)).await {
+                Outcome::Ok(_) => {}
+                Outcome::Refused(error) => return Outcome::Refused(error),
+                Outcome::Unknown(error) => return Outcome::Unknown(error),
+            }
+        }
+        Outcome::Ok(())
+    }
+
     /// Asks for the members of the cluster.
     pub async fn member_list(&self) -> Outcome<pb::MemberListResponse> {
         let mut client = ClusterClient::new(self.channel.clone());

@@ -253,9 +253,16 @@ impl Server {
             let path = self.logs.join(format!("{}.{start}.log", self.name));
             let Ok(bytes) = fs::read(&path) else { continue };
             let all = String::from_utf8_lossy(&bytes).into_owned();
-            let tail: Vec<&str> = all.lines().rev().take(lines).collect();
-            text += &format!("--- {} start {start}, last {} lines\n", self.name, tail.len());
-            for line in tail.iter().rev() {
+            let all: Vec<&str> = all.lines().collect();
+            let shown = all.iter().enumerate().filter(|(number, line)| {
+                // A backtrace would push what went wrong out of the tail, so complaints always show,
+                // with the line after them: a panic gives its message there.
+                let backtrace = line.starts_with("   ") || line.starts_with('\t');
+                let before = number.checked_sub(1).map_or("", |before| all[before]);
+                number + lines >= all.len() && !backtrace || complains(line) || complains(before)
+            });
+            text += &format!("--- {} start {start}, its complaints and its last {lines} lines\n", self.name);
+            for (_, line) in shown {
                 text += line.get(..400).unwrap_or(line);
                 text.push('\n');
             }
@@ -265,19 +272,7 @@ impl Server {
 
     /// Lines of the latest start that report an error, a panic or worse, in etcd's formats or ours.
     pub fn complaints(&self) -> Vec<String> {
-        let marks = [
-            "\"level\":\"error\"",
-            "\"level\":\"fatal\"",
-            "\"level\":\"panic\"",
-            "\"level\":\"dpanic\"",
-            " E | ",
-            " C | ",
-            "panicked at",
-            "panic:",
-            " ERROR ",
-        ];
-        let log = self.log();
-        log.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).map(str::to_owned).collect()
+        self.log().lines().filter(|line| complains(line)).map(str::to_owned).collect()
     }
 
     /// Resident memory in bytes: now and at its highest.
@@ -312,6 +307,21 @@ impl Server {
     fn log_path(&self) -> PathBuf {
         self.logs.join(format!("{}.{}.log", self.name, self.starts))
     }
+}
+
+fn complains(line: &str) -> bool {
+    let marks = [
+        "\"level\":\"error\"",
+        "\"level\":\"fatal\"",
+        "\"level\":\"panic\"",
+        "\"level\":\"dpanic\"",
+        " E | ",
+        " C | ",
+        "panicked at",
+        "panic:",
+        " ERROR ",
+    ];
+    marks.iter().any(|mark| line.contains(mark))
 }
 
 impl Drop for Server {

@@ -178,8 +178,8 @@ impl Cluster {
                 ])
             }
             MemberChange::Update(id, peer_urls) => {
-                let peer_urls = check_urls(peer_urls)?;
-                self.edit(*id, |member| member.peer_urls = peer_urls)
+                check_urls(peer_urls)?;
+                self.edit(*id, |member| member.peer_urls.clone_from(peer_urls))
             }
             MemberChange::Promote(id) => self.edit(*id, |member| member.is_learner = false),
         }

@@ -9,7 +9,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cairn_core::api::Member;
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
@@ -26,6 +26,10 @@ use crate::wal_disk::FsDisk;
 
 /// How long one peer may take to describe the cluster.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long peers may disagree with the flags of a member that joins, and how often they are asked.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+const JOIN_RETRY: Duration = Duration::from_millis(100);
 
 /// Everything that a node starts from.
 pub(crate) struct Booted {
@@ -115,16 +119,7 @@ async fn join(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, St
         .filter(|member| member.id != local.id)
         .flat_map(|member| member.peer_urls.clone())
         .collect();
-    let (id, members) = fetch_members(&urls, FETCH_TIMEOUT)
-        .await
-        .map_err(|error| format!("cannot fetch cluster info from peer urls: {error}"))?;
-    let joined = cluster.join(id, &members, same_urls).map_err(|error| {
-        let listed: Vec<String> = cluster.members().map(describe).collect();
-        format!(
-            "error validating peerURLs {{ClusterID:{id:x} Members:[{}] RemovedMemberIDs:[]}}: {error}",
-            listed.join(" ")
-        )
-    })?;
+    let (id, joined) = describe_cluster(&cluster, &urls).await?;
     let own = joined
         .members()
         .find(|member| member.peer_urls == local.peer_urls)
@@ -134,6 +129,36 @@ async fn join(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, St
     let peers = joined.members().filter(|member| member.id != own.id).cloned().collect();
     let nothing = LogStart { index: 0, term: 0 };
     create(config, dir, disk, metadata, &Batch::default(), nothing, HardState::default(), peers)
+}
+
+/// Asks the peers in turn until one describes the cluster that the flags describe. A peer that has
+/// just not heard of the newest member gets a little time to.
+async fn describe_cluster(cluster: &Cluster, urls: &[String]) -> Result<(u64, Cluster), String> {
+    let deadline = Instant::now() + JOIN_PATIENCE;
+    loop {
+        let mut refused = None;
+        let mut silent = String::new();
+        for url in urls {
+            match fetch_members(std::slice::from_ref(url), FETCH_TIMEOUT).await {
+                Err(error) => silent = error.to_string(),
+                Ok((id, members)) => match cluster.join(id, &members, same_urls) {
+                    Ok(joined) => return Ok((id, joined)),
+                    Err(error) => refused = Some((id, error)),
+                },
+            }
+        }
+        let Some((id, error)) = refused else {
+            return Err(format!("cannot fetch cluster info from peer urls: {silent}"));
+        };
+        if Instant::now() >= deadline {
+            let listed: Vec<String> = cluster.members().map(describe).collect();
+            return Err(format!(
+                "error validating peerURLs {{ClusterID:{id:x} Members:[{}] RemovedMemberIDs:[]}}: {error}",
+                listed.join(" ")
+            ));
+        }
+        tokio::time::sleep(JOIN_RETRY).await;
+    }
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -179,7 +179,7 @@ impl Snapshot {
         put("auth", rows::AUTH_REVISION, &1_u64.to_be_bytes());
         let position = applied_position(&view)?;
         put("meta", rows::CONSISTENT_INDEX, &position.index.to_be_bytes());
-        put("meta", rows::TERM, &position.term.to_be_bytes());
+        // No term: 3.4 writes none, and counts every row that it finds.
         let compaction = |to| rows::revision_key(Revision::new(to, 0), false);
         if view.compact_revision() > 0 {
             put("meta", rows::SCHEDULED_COMPACT, &compaction(view.compact_revision()));

@@ -172,13 +172,12 @@ impl Lessor {
     }
 
     /// An id for a grant that names none: positive and not in use.
-    pub fn choose_id(&self, rng: &mut Rng) -> LeaseId {
-        loop {
-            let id = i64::try_from(rng.next_u64() >> 1).expect("63 bits are a positive number");
-            if id != 0 && !self.leases.contains_key(&id) {
-                return id;
-            }
+    pub fn choose_id(&self, first: u64) -> LeaseId {
+        let mut id = i64::try_from(first >> 1).expect("63 bits are a positive number").max(1);
+        while self.leases.contains_key(&id) {
+            id = id.checked_add(1).unwrap_or(1);
         }
+        id
     }
 
     /// The TTL that a request for `ttl` seconds gets on this member. Proposing this one keeps the

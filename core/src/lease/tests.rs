@@ -65,10 +65,10 @@ fn rows_survive_a_restart_with_negative_ids() {
 #[test]
 fn chosen_ids_are_positive_and_unused() {
     let mut l = lessor();
-    let first = l.choose_id(&mut Rng::new(3));
+    let first = l.choose_id(7);
     assert!(first > 0);
     l.grant(first, 10, at(0)).unwrap();
-    let second = l.choose_id(&mut Rng::new(3));
+    let second = l.choose_id(7);
     assert!(second > 0 && second != first);
 }
 

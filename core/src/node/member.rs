@@ -104,8 +104,9 @@ impl Node {
                 MemberChange::Add(Member { id, peer_urls, is_learner, ..Member::default() })
             }
             Request::MemberRemove { id } => MemberChange::Remove(id),
-            Request::MemberUpdate { id, mut peer_urls } => {
-                peer_urls = cluster::check_urls(&peer_urls)?;
+            Request::MemberUpdate { id, peer_urls } => {
+                // Kept in the order that was given, as etcd does here (but not when adding).
+                cluster::check_urls(&peer_urls)?;
                 MemberChange::Update(id, peer_urls)
             }
             Request::MemberPromote { id } => MemberChange::Promote(id),

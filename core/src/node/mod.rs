@@ -78,7 +78,6 @@ pub struct Recovered {
 pub struct Node {
     config: Config,
     now: Time,
-    rng: Rng,
     raw: RawNode<RaftLog>,
     backend: Arc<dyn Backend>,
     store: Store,
@@ -110,6 +109,8 @@ pub struct Node {
     publish: member::Publish,
     /// Requests of followers that this leader answers, by the id that they have here.
     forwarded: BTreeMap<u64, CommandId>,
+    /// Lease ids chosen since the start.
+    lease_ids: u64,
 }
 
 impl std::fmt::Debug for Node {
@@ -143,13 +144,11 @@ impl Node {
             },
             config.seed ^ config.boot,
         );
-        let rng = Rng::derive(config.seed, &[config.member_id, config.boot]);
         let size = backend.size();
         let mut node = Node {
             timers: timers::Timers::new(&config, now),
             reads: read::Reads::default(),
             now,
-            rng,
             raw,
             backend,
             store,
@@ -175,6 +174,7 @@ impl Node {
             flush: timers::FlushState::default(),
             publish: member::Publish::default(),
             forwarded: BTreeMap::new(),
+            lease_ids: 0,
             config,
         };
         node.load_replicated_state()?;

@@ -198,7 +198,7 @@ impl Node {
         }
         if let Request::LeaseGrant { id: lease, ttl } = &mut pending.request {
             if *lease == 0 {
-                *lease = self.lessor.choose_id(&mut self.rng);
+                *lease = self.next_lease_id();
             }
             // Decided here once, because members may differ in their least TTL.
             *ttl = self.lessor.granted_ttl(*ttl);
@@ -213,6 +213,15 @@ impl Node {
         }
         self.requests.insert(id, pending);
         self.propose(command.id, ProposalKind::Normal, data.into());
+    }
+
+    /// An id that is not in use. As etcd's, ids of one member go up over its starts, so that the keys of
+    /// lock recipes, which end in them, list in the order of the sessions.
+    fn next_lease_id(&mut self) -> i64 {
+        self.lease_ids += 1;
+        let start = (self.config.boot / 1_000_000) & 0xff_ffff_ffff;
+        let first = (self.config.member_id << 48) | ((start << 8) + self.lease_ids);
+        self.lessor.choose_id(first << 1)
     }
 
     /// Whether `cost` more bytes fit under the quota, counting what is not flushed yet.

@@ -6,6 +6,7 @@ use cairn_core::api::{
     TxnResponse,
 };
 use cairn_core::error::Error;
+use cairn_core::mvcc;
 use cairn_core::types::KeyValue;
 
 use super::header;
@@ -162,10 +163,40 @@ pub fn delete_range_response(top: Header, response: DeleteRangeResponse) -> pb::
 /// [`Error::KeyNotFound`] for an operation that holds none (etcd's own, odd answer), and as
 /// [`range_request`] and [`compare`].
 pub fn txn_request(wire: pb::TxnRequest) -> Result<TxnRequest, Error> {
+    if has_empty_op(&wire) {
+        return Err(first_error(&wire).unwrap_or(Error::KeyNotFound));
+    }
     Ok(TxnRequest {
         compare: wire.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
         success: wire.success.into_iter().map(request_op).collect::<Result<_, _>>()?,
         failure: wire.failure.into_iter().map(request_op).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Whether some operation holds none, at any depth.
+fn has_empty_op(wire: &pb::TxnRequest) -> bool {
+    wire.success.iter().chain(&wire.failure).any(|op| match &op.request {
+        None => true,
+        Some(WireRequest::RequestTxn(txn)) => has_empty_op(txn),
+        Some(_) => false,
+    })
+}
+
+/// What etcd complains of first in a transaction that holds an empty operation.
+fn first_error(wire: &pb::TxnRequest) -> Option<Error> {
+    if wire.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Some(Error::EmptyKey);
+    }
+    wire.success.iter().chain(&wire.failure).find_map(|op| match &op.request {
+        None => Some(Error::KeyNotFound),
+        Some(WireRequest::RequestTxn(txn)) => first_error(txn),
+        Some(WireRequest::RequestRange(range)) => {
+            range_request(range.clone()).and_then(|range| mvcc::check_range(&range)).err()
+        }
+        Some(WireRequest::RequestPut(put)) => mvcc::check_put(&put_request(put.clone())).err(),
+        Some(WireRequest::RequestDeleteRange(delete)) => {
+            mvcc::check_delete_range(&delete_range_request(delete.clone())).err()
+        }
     })
 }
 

@@ -439,6 +439,10 @@ impl Run {
     /// A-W-12: after a barrier every watcher is synced, so the answer must be the current revision.
     async fn progress(&mut self) {
         self.barrier().await;
+        let now = self.at.revision;
+        if self.watchers.values().any(|watcher| watcher.request.start_revision > now) {
+            return; // A-W-11-FUTURE
+        }
         let mut answers = Vec::new();
         for client in [&mut self.etcd, &mut self.ours] {
             client.watches.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;

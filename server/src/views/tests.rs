@@ -179,7 +179,7 @@ fn every_row_of_the_store_is_in_the_file() {
     let meta = bucket(&file, "meta");
     assert_eq!(
         meta,
-        [(rows::CONSISTENT_INDEX.into(), number(APPLIED)), (rows::TERM.into(), number(1))],
+        [(rows::CONSISTENT_INDEX.into(), number(APPLIED))],
         "no compaction has happened"
     );
 
@@ -187,7 +187,7 @@ fn every_row_of_the_store_is_in_the_file() {
     compact(&mut store, &backend, 303);
     let names = |file: &InMemory| bucket(file, "meta").into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     let file = InMemory(export(store.view()));
-    assert_eq!(names(&file), [rows::CONSISTENT_INDEX, rows::SCHEDULED_COMPACT, rows::TERM]);
+    assert_eq!(names(&file), [rows::CONSISTENT_INDEX, rows::SCHEDULED_COMPACT]);
     assert_eq!(bucket(&file, "key").len(), 305, "nothing is removed yet");
     assert!(compact_physically(&mut store, &backend, 1000));
     let file = InMemory(export(store.view()));

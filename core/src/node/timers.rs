@@ -207,9 +207,10 @@ impl Node {
         if self.failed {
             return;
         }
+        // A lease is renewed by a read: the lessor must have taken over before the first one runs.
+        self.work_leases();
         self.run_confirmed_reads();
         self.run_rested_hashes();
-        self.work_leases();
         let Config { catchup_entries, snapshot_count, log_bytes_max, .. } = self.config;
         if self.raw.mut_store().compact(catchup_entries, snapshot_count, log_bytes_max) {
             let index = self.raw.store().first();

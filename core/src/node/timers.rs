@@ -163,8 +163,12 @@ impl Node {
         while self.timers.next_tick <= self.now && ticks < self.config.election_ticks {
             ticks += 1;
             self.timers.next_tick = self.timers.next_tick + self.config.heartbeat;
-            self.raw.tick();
-            self.spread_election_timeout();
+            // A campaign looks through the committed entries that are not applied: while a snapshot
+            // takes their place, the crate would ask for entries that no longer exist.
+            if !self.snapshots.replacing() {
+                self.raw.tick();
+                self.spread_election_timeout();
+            }
         }
         if self.timers.next_tick <= self.now {
             self.timers.next_tick = self.now + self.config.heartbeat;

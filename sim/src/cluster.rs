@@ -290,7 +290,7 @@ impl Cluster {
             Err(fatal) => return self.fail(format!("{id:x} does not start: {fatal}")),
         };
         let status = node.status();
-        if status.last != log.last() {
+        if status.first - 1 > log.start() {
             // A snapshot had been installed, and the log not been told.
             log = LogMirror::new(status.first - 1, Vec::new());
         }

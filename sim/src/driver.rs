@@ -207,8 +207,14 @@ impl Cluster {
             }
             Output::Watch { stream, response } => self.watch_response(id, boot, stream, &response),
             Output::CloseWatch { stream } => self.watch_closed(id, stream),
-            Output::Flush { batch } => self.to_storage(id, StorageJob::Flush { batch }),
+            Output::Flush { batch } => {
+                let now = self.now;
+                self.trace.line(now, || format!("{id:16x} flush of {} rows", batch.changes.len()));
+                self.to_storage(id, StorageJob::Flush { batch });
+            }
             Output::Compact { from, to } => {
+                let now = self.now;
+                self.trace.line(now, || format!("{id:16x} compaction from {from} to {to}"));
                 self.to_storage(id, StorageJob::Compact { cursor: Revision::new(from, 0), to });
             }
             Output::Defragment => self.to_storage(id, StorageJob::Defragment),
@@ -299,7 +305,11 @@ impl Cluster {
 
     /// The backend's thread has finished its job, or a step of it.
     pub(crate) fn storage_done(&mut self, id: MemberId, boot: u64) {
-        let delay = self.disk_delay(id, self.options.flush);
+        let compacting = self.members.get(&id).and_then(|member| member.process.as_ref()).is_some_and(
+            |process| matches!(process.storage_jobs.front(), Some(StorageJob::Compact { .. })),
+        );
+        let latency = if compacting { self.options.append } else { self.options.flush };
+        let delay = self.disk_delay(id, latency);
         let rows = self.options.compact_rows;
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };

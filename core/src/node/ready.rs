@@ -39,12 +39,20 @@ impl Node {
     pub(super) fn process_ready(&mut self) {
         while self.can_process_ready() {
             let mut ready = self.raw.ready();
-            self.send_messages(ready.take_messages());
+            let mut messages = ready.take_messages();
+            // A single voter leads as soon as it campaigns, before its new term is durable. If a
+            // learner heard of entries of that term and the term were lost, the next start would use
+            // it again for other entries.
+            let alone = self.raw.raft.prs().conf().voters().ids().len() == 1;
+            if !alone {
+                self.send_messages(std::mem::take(&mut messages));
+            }
             for state in ready.take_read_states() {
                 self.handle_read_state(&state);
             }
             let committed = ready.take_committed_entries();
-            let held = ready.take_persisted_messages();
+            messages.append(&mut ready.take_persisted_messages());
+            let held = messages;
             if !ready.snapshot().is_empty() {
                 self.install_snapshot(ready, held);
                 return;

@@ -455,7 +455,10 @@ impl Cluster {
             for entry in &append.entries {
                 let own = append.entries.iter().find(|before| before.index + 1 == entry.index);
                 let before = own.or_else(|| process.log.get(entry.index - 1)).map(|before| before.term);
-                self.matching.appended(entry, before)?;
+                // A single voter may use a term again if it was lost before anybody heard of it.
+                if self.options.members > 1 {
+                    self.matching.appended(entry, before)?;
+                }
                 if leads && entry.term == status.term && !entry.data.is_empty() {
                     let command = cairn_core::command::Command::decode(&entry.data)?;
                     if let CommandOp::LeaseRevoke { id } = command.op {

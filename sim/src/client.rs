@@ -122,7 +122,9 @@ impl Cluster {
     /// A member answered.
     pub(crate) fn answer(&mut self, id: MemberId, request: u64, answer: Answer) {
         let now = self.now;
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         let Some(op) = process.outstanding.remove(&request) else {
             return self.fail(format!("{id:x} answered request {request} twice or unasked: {answer:?}"));
         };
@@ -185,7 +187,9 @@ impl Cluster {
         self.watchers[watcher].stream = stream;
         let now = self.now;
         self.trace.line(now, || format!("{id:16x} stream {stream} opens: {request:?}"));
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         process.streams.insert(stream, watcher);
         let boot = process.boot;
         self.feed(id, boot, Input::WatchOpen { stream });
@@ -217,7 +221,9 @@ impl Cluster {
         let now = self.now;
         self.trace.note(&[6, stream, response.revision as u64, response.events.len() as u64]);
         self.trace.line(now, || format!("{id:16x} stream {stream} {response:?}"));
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         let Some(watcher) = process.streams.get(&stream).copied() else { return };
         let Some(state) = self.watchers[watcher].state.as_mut() else { return };
         match state.received(response, &self.model) {
@@ -242,7 +248,9 @@ impl Cluster {
     }
 
     pub(crate) fn watch_closed(&mut self, id: MemberId, stream: u64) {
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         if let Some(watcher) = process.streams.remove(&stream) {
             self.schedule(100 * MS, Event::WatchOpen { watcher });
         }

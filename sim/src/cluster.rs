@@ -290,7 +290,7 @@ impl Cluster {
             Err(fatal) => return self.fail(format!("{id:x} does not start: {fatal}")),
         };
         let status = node.status();
-        if status.last != log.last() {
+        if status.first - 1 > log.start() {
             // A snapshot had been installed, and the log not been told.
             log = LogMirror::new(status.first - 1, Vec::new());
         }
@@ -333,7 +333,7 @@ impl Cluster {
 
     pub(crate) fn disk_delay(&mut self, id: MemberId, latency: Latency) -> u64 {
         let factor = if self.slow.contains_key(&id) { 20 } else { 1 };
-        latency.draw(&mut self.rng) * factor
+        (latency.draw(&mut self.rng) * factor).min(5 * SECOND)
     }
 
     fn run(&mut self) {
@@ -390,9 +390,7 @@ impl Cluster {
     /// The statuses of the members of the present configuration.
     pub(crate) fn statuses(&self) -> BTreeMap<u64, Status> {
         let running = self.members.values().filter(|member| !member.removed);
-        running
-            .filter_map(|member| Some((member.id, member.process.as_ref()?.node.status())))
-            .collect()
+        running.filter_map(|member| Some((member.id, member.process.as_ref()?.node.status()))).collect()
     }
 
     fn step(&mut self, event: Event) {
@@ -457,7 +455,10 @@ impl Cluster {
             for entry in &append.entries {
                 let own = append.entries.iter().find(|before| before.index + 1 == entry.index);
                 let before = own.or_else(|| process.log.get(entry.index - 1)).map(|before| before.term);
-                self.matching.appended(entry, before)?;
+                // A single voter may use a term again if it was lost before anybody heard of it.
+                if self.options.members > 1 {
+                    self.matching.appended(entry, before)?;
+                }
                 if leads && entry.term == status.term && !entry.data.is_empty() {
                     let command = cairn_core::command::Command::decode(&entry.data)?;
                     if let CommandOp::LeaseRevoke { id } = command.op {
@@ -487,7 +488,10 @@ impl Cluster {
             let now = self.now;
             self.trace.note(&[4, entry.index, entry.term]);
             self.trace.line(now, || {
-                format!("{:16} committed {}.{} {:?} {:?}", "", entry.term, entry.index, command.id, command.op)
+                format!(
+                    "{:16} committed {}.{} {:?} {:?}",
+                    "", entry.term, entry.index, command.id, command.op
+                )
             });
         }
         if let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) {
@@ -508,7 +512,10 @@ impl Cluster {
         };
         let found = (status.revision, status.compact_revision, status.leases);
         if found != (expected.revision, expected.compact, expected.leases) {
-            return Err(format!("apply: {id:x} is {found:?} at index {}, expected {expected:?}", status.applied));
+            return Err(format!(
+                "apply: {id:x} is {found:?} at index {}, expected {expected:?}",
+                status.applied
+            ));
         }
         let members = status.members.iter().map(|member| (member.id, member.is_learner)).collect::<Vec<_>>();
         let known = self.configurations.entry(status.applied).or_insert_with(|| members.clone());

@@ -43,7 +43,8 @@ impl Clock {
     /// When it will show `local`.
     pub fn when(&self, local: Time) -> u64 {
         let ahead = u128::from(local.0.saturating_sub(self.offset));
-        self.base.saturating_add(u64::try_from(ahead * 1_000_000 / u128::from(self.rate)).unwrap_or(u64::MAX / 2))
+        self.base
+            .saturating_add(u64::try_from(ahead * 1_000_000 / u128::from(self.rate)).unwrap_or(u64::MAX / 2))
             + 1
     }
 
@@ -163,7 +164,9 @@ impl Cluster {
 
     pub(crate) fn schedule_wakeup(&mut self, id: MemberId) {
         let now = self.now;
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         let Some(wakeup) = process.node.next_wakeup() else { return };
         let at = process.clock.when(wakeup.at).max(now + 20_000);
         let boot = process.boot;
@@ -182,8 +185,11 @@ impl Cluster {
                 self.trace.note(&[seq, append.entries.len() as u64]);
                 let now = self.now;
                 self.trace.line(now, || {
-                    let ids: Vec<String> =
-                        append.entries.iter().map(|entry| format!("{}.{}", entry.term, entry.index)).collect();
+                    let ids: Vec<String> = append
+                        .entries
+                        .iter()
+                        .map(|entry| format!("{}.{}", entry.term, entry.index))
+                        .collect();
                     format!("{id:16x} append {seq}: {:?} {ids:?} {:?}", append.log_start, append.hard_state)
                 });
                 self.to_log(id, LogJob::Append { seq, append });
@@ -207,8 +213,14 @@ impl Cluster {
             }
             Output::Watch { stream, response } => self.watch_response(id, boot, stream, &response),
             Output::CloseWatch { stream } => self.watch_closed(id, stream),
-            Output::Flush { batch } => self.to_storage(id, StorageJob::Flush { batch }),
+            Output::Flush { batch } => {
+                let now = self.now;
+                self.trace.line(now, || format!("{id:16x} flush of {} rows", batch.changes.len()));
+                self.to_storage(id, StorageJob::Flush { batch });
+            }
             Output::Compact { from, to } => {
+                let now = self.now;
+                self.trace.line(now, || format!("{id:16x} compaction from {from} to {to}"));
                 self.to_storage(id, StorageJob::Compact { cursor: Revision::new(from, 0), to });
             }
             Output::Defragment => self.to_storage(id, StorageJob::Defragment),
@@ -250,7 +262,9 @@ impl Cluster {
 
     fn to_log(&mut self, id: MemberId, job: LogJob) {
         let delay = self.disk_delay(id, self.options.append);
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         process.log_jobs.push_back(job);
         let boot = process.boot;
         if process.log_jobs.len() == 1 {
@@ -260,7 +274,9 @@ impl Cluster {
 
     fn to_storage(&mut self, id: MemberId, job: StorageJob) {
         let delay = self.disk_delay(id, self.options.flush);
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
         process.storage_jobs.push_back(job);
         let boot = process.boot;
         if process.storage_jobs.len() == 1 {
@@ -299,7 +315,12 @@ impl Cluster {
 
     /// The backend's thread has finished its job, or a step of it.
     pub(crate) fn storage_done(&mut self, id: MemberId, boot: u64) {
-        let delay = self.disk_delay(id, self.options.flush);
+        let compacting =
+            self.members.get(&id).and_then(|member| member.process.as_ref()).is_some_and(|process| {
+                matches!(process.storage_jobs.front(), Some(StorageJob::Compact { .. }))
+            });
+        let latency = if compacting { self.options.append } else { self.options.flush };
+        let delay = self.disk_delay(id, latency);
         let rows = self.options.compact_rows;
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };

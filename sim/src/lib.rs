@@ -15,8 +15,6 @@ pub mod model;
 pub mod nemesis;
 pub mod network;
 pub mod options;
-
-
 pub mod trace;
 pub mod workload;
 

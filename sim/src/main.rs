@@ -17,7 +17,8 @@ const BATCH: u64 = 50;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let option = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
-    let number = |name: &str, default: u64| option(name).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number =
+        |name: &str, default: u64| option(name).and_then(|text| text.parse().ok()).unwrap_or(default);
     let seconds = number("--seconds", 20);
     let verbose = args.iter().any(|arg| arg == "-v");
     let seed = args.get(1).and_then(|text| text.parse::<u64>().ok());
@@ -124,7 +125,9 @@ fn batch(start: u64, count: u64, seconds: u64, failures: &AtomicU64, simulated: 
     let failed = |seed: u64, what: &str| {
         failures.fetch_add(1, Ordering::Relaxed);
         let short: String = what.chars().take(300).collect();
-        println!("FAILED seed {seed}: {short} (replay: cargo run -p cairn-sim --release -- run {seed} -v --seconds {seconds})");
+        println!(
+            "FAILED seed {seed}: {short} (replay: cargo run -p cairn-sim --release -- run {seed} -v --seconds {seconds})"
+        );
     };
     let program = std::env::current_exe().expect("the program knows where it is");
     let child = Command::new(program)
@@ -151,8 +154,10 @@ fn batch(start: u64, count: u64, seconds: u64, failures: &AtomicU64, simulated: 
     }
     let output = child.wait_with_output();
     if open {
-        let text = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
-        let panic = text.lines().filter(|line| !line.trim().is_empty()).take(3).collect::<Vec<_>>().join(" | ");
+        let text =
+            output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
+        let panic =
+            text.lines().filter(|line| !line.trim().is_empty()).take(3).collect::<Vec<_>>().join(" | ");
         failed(seed, &format!("panic: {panic}"));
     }
     seed + 1

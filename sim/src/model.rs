@@ -166,7 +166,9 @@ impl Model {
                 };
                 return None;
             }
-            Op::LeaseCheckpoint(_) | Op::Member(_) | Op::Publish { .. } | Op::ClusterVersion(_) => return None,
+            Op::LeaseCheckpoint(_) | Op::Member(_) | Op::Publish { .. } | Op::ClusterVersion(_) => {
+                return None;
+            }
         };
         if self.sub > 0 {
             self.revision += 1;

@@ -17,7 +17,11 @@ impl Cluster {
     fn any(&mut self) -> Option<MemberId> {
         let running: Vec<MemberId> =
             self.members.values().filter(|member| member.process.is_some()).map(|member| member.id).collect();
-        if running.is_empty() { None } else { Some(running[self.nemesis.below(running.len() as u64) as usize]) }
+        if running.is_empty() {
+            None
+        } else {
+            Some(running[self.nemesis.below(running.len() as u64) as usize])
+        }
     }
 
     fn leader(&self) -> Option<MemberId> {
@@ -33,8 +37,17 @@ impl Cluster {
         self.schedule(next, Event::Fault);
         let f = self.options.faults;
         let weights = [
-            f.crash, f.crash_inside, f.crash_all, f.pause, f.partition, f.one_way, f.isolate_leader, f.isolate_one,
-            f.clock_step, f.move_leader, f.slow_disk,
+            f.crash,
+            f.crash_inside,
+            f.crash_all,
+            f.pause,
+            f.partition,
+            f.one_way,
+            f.isolate_leader,
+            f.isolate_one,
+            f.clock_step,
+            f.move_leader,
+            f.slow_disk,
         ];
         let ids: Vec<MemberId> = self.members.keys().copied().collect();
         let Some(one) = self.any() else { return };

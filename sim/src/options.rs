@@ -183,7 +183,7 @@ impl Options {
             drift: if rng.chance(1, 2) { 100_000 } else { 0 },
             membership: members > 1 && rng.chance(1, 3),
             segment_bytes: pick(rng, &[8 << 10, 64 << 10, 16 << 20]),
-            compact_rows: pick(rng, &[1, 7, 100]),
+            compact_rows: pick(rng, &[2, 10, 100]),
             power_loss: rng.below(101),
             snapshot_count: pick(rng, &[5, 20, 200, 10_000]),
             catchup_entries: pick(rng, &[1, 10, 100, 5_000]),

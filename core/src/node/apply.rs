@@ -182,6 +182,12 @@ impl Node {
             })?;
             self.raw.mut_store().set_conf_state(conf_state.clone());
             snapshot::store_voters(&mut self.store, &conf_state);
+            if self.is_leader() && !self.voters().contains(&self.config.member_id) {
+                // The crate would go on leading, and fail to find itself among those whose progress
+                // decides what is committed.
+                let term = self.raw.raft.term;
+                self.raw.raft.become_follower(term, 0);
+            }
             self.spread_election_timeout();
         }
         let body = match &change {

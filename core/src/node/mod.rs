@@ -36,6 +36,7 @@ mod timers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use raft::eraftpb::MessageType;
 use raft::{RawNode, StateRole};
 
 use crate::api::{AlarmMember, WatchCreateRequest};
@@ -132,7 +133,7 @@ impl Node {
     ) -> Result<Node, Fatal> {
         let store = Store::open(backend.clone(), StoreOptions::default())?;
         let position = snapshot::Position::load(&store)?;
-        let log = snapshot::recover_log(recovered, &position)?;
+        let (log, first_append) = snapshot::recover_log(recovered, &position)?;
         let raft_config = raft_config(&config, position.applied.index);
         let raw = RawNode::new(&raft_config, log, &quiet_logger())
             .map_err(|error| Fatal(format!("the Raft state cannot be loaded: {error}")))?;
@@ -179,6 +180,10 @@ impl Node {
         };
         node.load_replicated_state()?;
         node.term = node.raw.raft.term;
+        if let Some(append) = first_append {
+            node.append.emitted += 1;
+            node.emit(Output::Append { seq: node.append.emitted, append });
+        }
         node.spread_election_timeout();
         node.first_election();
         Ok(node)
@@ -314,6 +319,9 @@ impl Node {
             return;
         }
         let Some(message) = message.into_raft() else { return };
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.snapshots.replacing() {
+            return;
+        }
         // An unknown peer or a stale response: the crate says so, and there is nothing to do.
         let _ = self.raw.step(message);
         self.spread_election_timeout();

@@ -39,12 +39,20 @@ impl Node {
     pub(super) fn process_ready(&mut self) {
         while self.can_process_ready() {
             let mut ready = self.raw.ready();
-            self.send_messages(ready.take_messages());
+            let mut messages = ready.take_messages();
+            // A single voter leads as soon as it campaigns, before its new term is durable. If a
+            // learner heard of entries of that term and the term were lost, the next start would use
+            // it again for other entries.
+            let alone = self.raw.raft.prs().conf().voters().ids().len() == 1;
+            if !alone {
+                self.send_messages(std::mem::take(&mut messages));
+            }
             for state in ready.take_read_states() {
                 self.handle_read_state(&state);
             }
             let committed = ready.take_committed_entries();
-            let held = ready.take_persisted_messages();
+            messages.append(&mut ready.take_persisted_messages());
+            let held = messages;
             if !ready.snapshot().is_empty() {
                 self.install_snapshot(ready, held);
                 return;
@@ -172,7 +180,10 @@ fn join_appends(messages: Vec<Message>) -> Vec<Message> {
         if append && let Some(before) = last.get(&message.to).and_then(|at| out.get_mut(*at)) {
             let end = before.entries.last().map_or((before.index, before.log_term), |e| (e.index, e.term));
             let size: usize = before.entries.iter().map(|entry| entry.data.len()).sum();
-            if end == (message.index, message.log_term) && before.term == message.term && size < JOIN_BYTES_MAX {
+            if end == (message.index, message.log_term)
+                && before.term == message.term
+                && size < JOIN_BYTES_MAX
+            {
                 let mut entries = before.take_entries().into_vec();
                 entries.extend(message.take_entries());
                 before.set_entries(entries.into());

@@ -105,8 +105,12 @@ pub fn bootstrap_batch(cluster: &Cluster) -> (Batch, LogStart) {
     (Batch { changes }, start)
 }
 
-/// Joins the recovered log and the backend's position into the log to start with.
-pub(super) fn recover_log(recovered: Recovered, position: &Position) -> Result<RaftLog, Fatal> {
+/// Joins the recovered log and the backend's position into the log to start with, and says what the
+/// write-ahead log must be told first.
+pub(super) fn recover_log(
+    recovered: Recovered,
+    position: &Position,
+) -> Result<(RaftLog, Option<Append>), Fatal> {
     let Recovered { mut log_start, mut hard_state, mut entries } = recovered;
     let applied = position.applied;
     if applied.index < log_start.index {
@@ -122,7 +126,8 @@ pub(super) fn recover_log(recovered: Recovered, position: &Position) -> Result<R
         let offset = usize::try_from(applied.index - log_start.index - 1).unwrap_or(usize::MAX);
         entries.get(offset).map(|entry| entry.term)
     };
-    if term_there != Some(applied.term) {
+    let installed = term_there != Some(applied.term);
+    if installed {
         // A snapshot was installed and the process ended before the log heard of it.
         entries.clear();
         log_start = applied;
@@ -138,7 +143,12 @@ pub(super) fn recover_log(recovered: Recovered, position: &Position) -> Result<R
             hard_state.commit
         )));
     }
-    Ok(RaftLog::new(log_start, entries, hard_state, position.voters.clone(), applied))
+    let first = installed.then(|| Append {
+        log_start: Some(log_start),
+        entries: Vec::new(),
+        hard_state: Some(hard_state),
+    });
+    Ok((RaftLog::new(log_start, entries, hard_state, position.voters.clone(), applied), first))
 }
 
 /// Transfers in both directions.
@@ -150,6 +160,14 @@ pub(super) struct Snapshots {
     pub(super) installing: Option<Installing>,
     /// Raft hears of the applied index when this Ready is durable.
     persisting: Option<u64>,
+}
+
+impl Snapshots {
+    /// A snapshot has been accepted, and Raft has not heard that it is durable: Raft must not
+    /// campaign until then.
+    pub(super) fn replacing(&self) -> bool {
+        self.installing.is_some() || self.persisting.is_some()
+    }
 }
 
 #[derive(Debug)]

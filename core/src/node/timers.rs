@@ -163,8 +163,12 @@ impl Node {
         while self.timers.next_tick <= self.now && ticks < self.config.election_ticks {
             ticks += 1;
             self.timers.next_tick = self.timers.next_tick + self.config.heartbeat;
-            self.raw.tick();
-            self.spread_election_timeout();
+            // A campaign looks through the committed entries that are not applied: while a snapshot
+            // takes their place, the crate would ask for entries that no longer exist.
+            if !self.snapshots.replacing() {
+                self.raw.tick();
+                self.spread_election_timeout();
+            }
         }
         if self.timers.next_tick <= self.now {
             self.timers.next_tick = self.now + self.config.heartbeat;
@@ -207,9 +211,10 @@ impl Node {
         if self.failed {
             return;
         }
+        // A lease is renewed by a read: the lessor must have taken over before the first one runs.
+        self.work_leases();
         self.run_confirmed_reads();
         self.run_rested_hashes();
-        self.work_leases();
         let Config { catchup_entries, snapshot_count, log_bytes_max, .. } = self.config;
         if self.raw.mut_store().compact(catchup_entries, snapshot_count, log_bytes_max) {
             let index = self.raw.store().first();

@@ -7,8 +7,11 @@ use cairn_core::node::{Role, Status};
 
 /// Why the cluster has not converged yet; `None` when it has.
 pub fn obstacle(statuses: &BTreeMap<u64, Status>, committed: u64) -> Option<String> {
-    let leaders: Vec<u64> =
-        statuses.values().filter(|status| status.role == Role::Leader).map(|status| status.member_id).collect();
+    let leaders: Vec<u64> = statuses
+        .values()
+        .filter(|status| status.role == Role::Leader)
+        .map(|status| status.member_id)
+        .collect();
     if leaders.len() != 1 {
         return Some(format!("leaders: {leaders:x?}"));
     }

@@ -100,7 +100,10 @@ impl Linearizability {
             Ok(response) => {
                 let revision = response.header.revision;
                 if revision > model.revision {
-                    return Err(format!("revision {revision} does not exist, the last is {}", model.revision));
+                    return Err(format!(
+                        "revision {revision} does not exist, the last is {}",
+                        model.revision
+                    ));
                 }
                 if !range.serializable {
                     self.recent(op, revision)?;

@@ -66,7 +66,10 @@ impl WatchState {
     /// It breaks a guarantee.
     pub fn received(&mut self, response: &WatchResponse, model: &Model) -> Result<Verdict, String> {
         if response.revision > model.revision {
-            return Err(format!("revision {} does not exist, the last is {}", response.revision, model.revision));
+            return Err(format!(
+                "revision {} does not exist, the last is {}",
+                response.revision, model.revision
+            ));
         }
         if response.canceled {
             return self.canceled(response, model);

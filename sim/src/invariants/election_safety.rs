@@ -17,7 +17,9 @@ impl ElectionSafety {
         match self.leaders.insert(term, member) {
             None => Ok(true),
             Some(before) if before == member => Ok(false),
-            Some(before) => Err(format!("election safety: {before:x} and {member:x} both led in term {term}")),
+            Some(before) => {
+                Err(format!("election safety: {before:x} and {member:x} both led in term {term}"))
+            }
         }
     }
 

@@ -63,7 +63,15 @@ impl Draw<'_> {
     pub fn request(&mut self) -> Request {
         let mix = self.options.mix;
         let weights = [
-            mix.put, mix.txn, mix.delete, mix.range, mix.stale, mix.history, mix.lease, mix.compact, mix.hash,
+            mix.put,
+            mix.txn,
+            mix.delete,
+            mix.range,
+            mix.stale,
+            mix.history,
+            mix.lease,
+            mix.compact,
+            mix.hash,
             mix.admin,
         ];
         match choose(self.rng, &weights) {

@@ -12,7 +12,12 @@ use crate::{endpoint, kv, member, watch};
 
 /// A command line client for etcd and Cairn.
 #[derive(Debug, Parser)]
-#[command(name = "cairnctl", infer_subcommands = true, args_override_self = true, disable_version_flag = true)]
+#[command(
+    name = "cairnctl",
+    infer_subcommands = true,
+    args_override_self = true,
+    disable_version_flag = true
+)]
 pub(crate) struct Cli {
     /// The flags of every command.
     #[command(flatten)]

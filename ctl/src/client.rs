@@ -43,11 +43,14 @@ impl Client {
     }
 
     /// A connection to any of `endpoints`; without a deadline the attempts never end.
-    pub(crate) async fn connect_to(&self, endpoints: &[String], deadline: Option<Instant>) -> Outcome<Channel> {
+    pub(crate) async fn connect_to(
+        &self,
+        endpoints: &[String],
+        deadline: Option<Instant>,
+    ) -> Outcome<Channel> {
         let mut targets = Vec::new();
         for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_empty()) {
-            let url =
-                if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
+            let url = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
             if url.starts_with("https://") {
                 return Err(CtlError::new(EXIT_BAD_CONNECTION, "TLS endpoints are not supported yet"));
             }
@@ -81,7 +84,10 @@ impl Client {
     }
 
     /// Waits for a call, at most as long as a command may take.
-    pub(crate) async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Outcome<T> {
+    pub(crate) async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Outcome<T> {
         match timeout_at(self.deadline(), call).await {
             Ok(reply) => Ok(reply?.into_inner()),
             Err(_) => Err(CtlError::deadline()),

@@ -38,7 +38,12 @@ enum EndpointCommand {
 /// Runs a sub-command.
 pub(crate) async fn run(client: &Client, args: EndpointArgs) -> Outcome {
     let endpoints = if args.cluster {
-        crate::member::list(client).await?.members.into_iter().flat_map(|member| member.client_ur_ls).collect()
+        crate::member::list(client)
+            .await?
+            .members
+            .into_iter()
+            .flat_map(|member| member.client_ur_ls)
+            .collect()
     } else {
         client.global.endpoints.clone()
     };
@@ -94,8 +99,16 @@ fn show_status(format: Format, answers: &[(String, pb::StatusResponse)]) -> Outc
         }
         Format::Table => {
             let titles = [
-                "ENDPOINT", "ID", "VERSION", "DB SIZE", "IS LEADER", "IS LEARNER", "RAFT TERM", "RAFT INDEX",
-                "RAFT APPLIED INDEX", "ERRORS",
+                "ENDPOINT",
+                "ID",
+                "VERSION",
+                "DB SIZE",
+                "IS LEADER",
+                "IS LEARNER",
+                "RAFT TERM",
+                "RAFT INDEX",
+                "RAFT APPLIED INDEX",
+                "ERRORS",
             ];
             output::print(table::draw(&titles, &rows).as_bytes())
         }
@@ -112,7 +125,12 @@ fn show_status(format: Format, answers: &[(String, pb::StatusResponse)]) -> Outc
                 let _ = writeln!(out, "\"Leader\" : {}\n\"IsLearner\" : {}", s.leader, s.is_learner);
                 let _ = writeln!(out, "\"RaftIndex\" : {}\n\"RaftTerm\" : {}", s.raft_index, s.raft_term);
                 let _ = writeln!(out, "\"RaftAppliedIndex\" : {}", s.raft_applied_index);
-                let _ = writeln!(out, "\"Errors\" : [{}]\n\"Endpoint\" : {}\n", errors.join(" "), quote(endpoint));
+                let _ = writeln!(
+                    out,
+                    "\"Errors\" : [{}]\n\"Endpoint\" : {}\n",
+                    errors.join(" "),
+                    quote(endpoint)
+                );
             }
             output::print(out.as_bytes())
         }
@@ -135,7 +153,8 @@ fn json_status(s: &pb::StatusResponse) -> String {
         .opt_text("storageVersion", &s.storage_version)
         .opt_number("dbSizeQuota", s.db_size_quota);
     if let Some(info) = &s.downgrade_info {
-        let info = Object::new().opt_bool("enabled", info.enabled).opt_text("targetVersion", &info.target_version);
+        let info =
+            Object::new().opt_bool("enabled", info.enabled).opt_text("targetVersion", &info.target_version);
         object = object.raw("downgradeInfo", info.end());
     }
     object.end()
@@ -205,7 +224,9 @@ fn show_health(format: Format, answers: &[Health]) -> Outcome {
         Format::Table => {
             let rows: Vec<_> = answers
                 .iter()
-                .map(|h| vec![h.endpoint.clone(), h.error.is_empty().to_string(), h.took.clone(), h.error.clone()])
+                .map(|h| {
+                    vec![h.endpoint.clone(), h.error.is_empty().to_string(), h.took.clone(), h.error.clone()]
+                })
                 .collect();
             output::print(table::draw(&["ENDPOINT", "HEALTH", "TOOK", "ERROR"], &rows).as_bytes())
         }

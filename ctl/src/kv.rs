@@ -177,7 +177,9 @@ pub(crate) async fn get(client: &Client, args: GetArgs) -> Outcome {
 pub(crate) fn get_request(args: &GetArgs) -> Outcome<pb::RangeRequest> {
     let words = &args.words;
     if words.args.is_empty() {
-        return Err(CtlError::args("get command needs one argument as key and an optional argument as range_end"));
+        return Err(CtlError::args(
+            "get command needs one argument as key and an optional argument as range_end",
+        ));
     }
     if args.prefix && args.from_key {
         return Err(CtlError::args(CHOOSE_ONE));
@@ -186,7 +188,9 @@ pub(crate) fn get_request(args: &GetArgs) -> Outcome<pb::RangeRequest> {
     let serializable = match args.consistency.as_str() {
         "l" => false,
         "s" => true,
-        other => return Err(feature(format!("unknown consistency flag {}", output::quote(other.as_bytes())))),
+        other => {
+            return Err(feature(format!("unknown consistency flag {}", output::quote(other.as_bytes()))));
+        }
     };
     if words.args.len() > 1 && (args.prefix || args.from_key) {
         return Err(CtlError::args(ONE_ARGUMENT));
@@ -258,7 +262,9 @@ pub(crate) async fn del(client: &Client, args: DelArgs) -> Outcome {
 /// The request of a `del`.
 pub(crate) fn del_request(args: &DelArgs) -> Outcome<pb::DeleteRangeRequest> {
     if args.words.args.is_empty() || args.words.args.len() > 2 {
-        return Err(CtlError::args("del command needs one argument as key and an optional argument as range_end"));
+        return Err(CtlError::args(
+            "del command needs one argument as key and an optional argument as range_end",
+        ));
     }
     if args.prefix && args.from_key {
         return Err(CtlError::args(CHOOSE_ONE));

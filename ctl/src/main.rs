@@ -44,7 +44,8 @@ fn run() -> Outcome {
         Err(error) => return usage(&error),
     };
     refuse_shadowed_environment(&matches)?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| CtlError::new(EXIT_ERROR, error.to_string()))?;
+    let cli =
+        Cli::from_arg_matches(&matches).map_err(|error| CtlError::new(EXIT_ERROR, error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli))
 }
@@ -69,8 +70,15 @@ async fn dispatch(cli: Cli) -> Outcome {
 /// A flag that the environment sets as well is refused, as etcdctl does, since one of the two is
 /// likely a mistake.
 fn refuse_shadowed_environment(matches: &ArgMatches) -> Outcome {
-    for id in ["endpoints", "write_out", "hex", "dial_timeout", "command_timeout", "keepalive_time", "keepalive_timeout"]
-    {
+    for id in [
+        "endpoints",
+        "write_out",
+        "hex",
+        "dial_timeout",
+        "command_timeout",
+        "keepalive_time",
+        "keepalive_timeout",
+    ] {
         let variable = format!("ETCDCTL_{}", id.to_uppercase());
         if matches.value_source(id) == Some(ValueSource::CommandLine)
             && std::env::var_os(&variable).is_some_and(|value| !value.is_empty())

@@ -53,8 +53,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     let locked = dir.open()?;
     // As Go does for every listener, addresses are taken while old connections to them linger.
     // Ports first: a second server on this machine must not touch anything.
-    let sockets =
-        SocketOptions { reuse_port: config.socket_reuse_port, reuse_address: true };
+    let sockets = SocketOptions { reuse_port: config.socket_reuse_port, reuse_address: true };
     let peer_listeners = bind(&config.listen_peer_urls, &sockets)?;
     let client_listeners = bind(&config.listen_client_urls, &sockets)?;
     let http_listeners = bind(&config.listen_client_http_urls, &sockets)?;

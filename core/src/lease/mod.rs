@@ -17,7 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Error, Fatal};
-use crate::rng::Rng;
 use crate::time::Time;
 use crate::types::LeaseId;
 

@@ -36,7 +36,9 @@ pub(super) struct Routing {
     sent: BTreeMap<u64, Proposal>,
     /// On a leader: membership changes that wait for the one in progress.
     member_queue: VecDeque<Proposal>,
-    /// On a leader: command ids accepted from each origin in this term.
+    /// The last term that this member has led since it started, and the command ids that it accepted
+    /// from each origin in it. Kept after it has stepped down, to tell what it never accepted.
+    led: Term,
     accepted: BTreeMap<(MemberId, u64), BTreeSet<u64>>,
     next_internal: u64,
 }
@@ -57,6 +59,20 @@ impl Routing {
     pub(super) fn next_internal(&mut self) -> u64 {
         self.next_internal += 1;
         INTERNAL_ID + self.next_internal
+    }
+
+    /// The id was not appended after all: it may come again.
+    fn withdraw(&mut self, id: CommandId) {
+        if let Some(seen) = self.accepted.get_mut(&(id.origin, id.boot)) {
+            seen.remove(&id.seq);
+        }
+    }
+
+    /// Whether this member leads, or led, that term and is certain never to have accepted the id in
+    /// it. Of terms that an earlier run of the process may have led, nothing is certain.
+    fn never_accepted(&self, term: Term, id: CommandId) -> bool {
+        let seen = self.accepted.get(&(id.origin, id.boot));
+        term == self.led && seen.is_none_or(|seen| seen.len() < WINDOW && !seen.contains(&id.seq))
     }
 
     /// Remembers an id; false when it was seen before, or is too old to tell.
@@ -172,13 +188,18 @@ impl Node {
             return;
         }
         if !self.is_leader() || term != self.term {
-            return self.send(from, &PeerMessage::ProposeRefused { id, error: None });
+            // A refusal is definite, so it must not answer the copy of a message that was accepted.
+            if self.routing.never_accepted(term, id) {
+                self.send(from, &PeerMessage::ProposeRefused { id, error: None });
+            }
+            return;
         }
         // A duplicated message must not become a second entry.
         if !self.routing.accept(id) {
             return;
         }
         if self.propose_here(&Proposal { id, kind, data }).is_err() {
+            self.routing.withdraw(id);
             self.send(from, &PeerMessage::ProposeRefused { id, error: None });
         }
     }
@@ -196,8 +217,11 @@ impl Node {
 
     /// A new leader, a new term, or none: what was under way to the old one is unknown now.
     pub(super) fn leader_changed(&mut self, led_before: bool) {
-        self.routing.accepted.clear();
         self.routing.sent.clear();
+        if self.is_leader() && self.routing.led != self.term {
+            self.routing.led = self.term;
+            self.routing.accepted.clear();
+        }
         if led_before {
             // These never reached a log, so they may go to the next leader; those that peers sent
             // here are theirs to repeat.

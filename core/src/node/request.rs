@@ -162,6 +162,7 @@ impl Node {
                 self.requests.insert(id, Pending { deadline, ..pending(Wait::Defragment) });
                 if first {
                     self.flush.defragment_wanted = true;
+                    self.flush.wanted = true;
                 }
             }
             Request::MoveLeader { target } => self.move_leader(id, *target, pending(Wait::Transfer(*target))),

@@ -258,8 +258,7 @@ impl Node {
         });
         let full =
             pending.entries >= self.config.flush_entries_max || pending.bytes >= self.config.flush_bytes_max;
-        let demanded = self.flush.wanted || self.flush.defragment_wanted;
-        if (full || aged || demanded) && self.applied > self.flush.flushed {
+        if (full || aged || self.flush.wanted) && self.applied > self.flush.flushed {
             return self.start_flush();
         }
         self.flush.wanted = false;
@@ -288,6 +287,10 @@ impl Node {
 
     pub(super) fn handle_flushed(&mut self, size: Size) {
         self.size = size;
+        if self.snapshots.installing.is_some() {
+            // The backend may be another already; the store that goes with it is about to be opened.
+            return;
+        }
         self.flush.in_flight = false;
         self.flush.flushed = self.flush.covers;
         if let Err(fatal) = self.store.flushed() {
@@ -298,6 +301,9 @@ impl Node {
 
     pub(super) fn handle_compacted(&mut self, to: i64, size: Size) {
         self.size = size;
+        if self.snapshots.installing.is_some() {
+            return;
+        }
         self.flush.compacting = false;
         if let Err(fatal) = self.store.compacted(to) {
             return self.fail(fatal);
@@ -311,7 +317,9 @@ impl Node {
     pub(super) fn handle_defragmented(&mut self, result: Result<(), String>, size: Size) {
         self.size = size;
         self.flush.defragmenting = false;
-        if let Err(fatal) = self.store.refresh() {
+        if self.snapshots.installing.is_none()
+            && let Err(fatal) = self.store.refresh()
+        {
             return self.fail(fatal);
         }
         for id in self.requests.waiting(|wait| *wait == Wait::Defragment) {

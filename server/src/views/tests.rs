@@ -177,11 +177,7 @@ fn every_row_of_the_store_is_in_the_file() {
     assert_eq!(alarm, (0xabc, AlarmKind::NoSpace));
     let number = |n: u64| Bytes::copy_from_slice(&n.to_be_bytes());
     let meta = bucket(&file, "meta");
-    assert_eq!(
-        meta,
-        [(rows::CONSISTENT_INDEX.into(), number(APPLIED))],
-        "no compaction has happened"
-    );
+    assert_eq!(meta, [(rows::CONSISTENT_INDEX.into(), number(APPLIED))], "no compaction has happened");
 
     // A scheduled compaction is named at once, a finished one when it is.
     compact(&mut store, &backend, 303);

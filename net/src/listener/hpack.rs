@@ -330,9 +330,8 @@ mod tests {
         // Kraft's sum is 1 when no code is missing and none is the start of another.
         let sum: u64 = CODE_BITS.iter().map(|bits| 1 << (CODE_BITS_MAX - usize::from(*bits))).sum();
         assert_eq!(sum, 1 << CODE_BITS_MAX);
-        for symbol in 0..=END_OF_STRING {
+        for (symbol, width) in CODE_BITS.into_iter().map(usize::from).enumerate() {
             let at = CODES.1.iter().position(|placed| usize::from(*placed) == symbol).unwrap();
-            let width = usize::from(CODE_BITS[symbol]);
             let before = &CODES.1[..at];
             // The code is the space that the codes before it take, in units of its own length.
             let units =

@@ -1,9 +1,9 @@
 //! Repairs what clients wrongly send as `:authority`, before the HTTP/2 implementation sees it.
 //!
-//! gRPC's Go client up to 1.30, which is in the etcdctl of etcd 3.4, dials `http://host:port` for some
-//! commands and then sends that whole text as the authority. A Go server takes it; h2 resets the stream. So
-//! the client's bytes pass through here: the first request of a connection decides whether they pass
-//! untouched from then on or each header block is decoded and written anew.
+//! For commands that address one endpoint (`endpoint status`, `snapshot save`), Debian's etcdctl 3.4.23
+//! sends the endpoint as it was given, `http://host:port`, as the authority. A Go server takes it; h2
+//! resets the stream. So the client's bytes pass through here: the first request of a connection decides
+//! whether they pass untouched from then on or each header block is decoded and written anew.
 //!
 //! It never changes what is not a header block, nor their order, and judges nothing: frames that break
 //! the protocol are left for h2 to answer as long as nothing was rewritten.

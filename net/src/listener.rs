@@ -6,7 +6,9 @@
 //! Invariant: no single connection and no failing `accept` ends the listener, and a connection that
 //! sends nothing is closed after [`ListenerOptions::header_timeout`].
 
+mod authority;
 mod bind;
+mod hpack;
 mod prefix;
 #[cfg(test)]
 mod tests;
@@ -208,6 +210,8 @@ impl Serve {
             prefixed = tokio::time::timeout(self.options.header_timeout, prefix::read(stream)) => prefixed,
         };
         let Ok(Ok(stream)) = prefixed else { return };
+        let is_http2 = stream.is_http2();
+        let stream = authority::Repaired::new(stream, is_http2);
         let service = {
             let (http, grpc) = (self.http.clone(), self.grpc.clone());
             hyper::service::service_fn(move |mut request: Request<Incoming>| {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// The start of every HTTP/2 connection with prior knowledge.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream whose first bytes were read ahead and are read again.
 pub(super) struct Prefixed<S> {
@@ -30,6 +30,13 @@ pub(super) async fn read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Pref
         }
     }
     Ok(Prefixed { ahead, given: 0, stream })
+}
+
+impl<S> Prefixed<S> {
+    /// Whether the first bytes were HTTP/2's.
+    pub(super) fn is_http2(&self) -> bool {
+        self.ahead == PREFACE
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

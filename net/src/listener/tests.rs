@@ -79,3 +79,28 @@ async fn unix_sockets_serve_too() {
     std::fs::remove_file(&path).unwrap();
     assert!(answer.ends_with("world"), "{answer}");
 }
+
+#[tokio::test]
+async fn an_authority_with_a_scheme_is_served() {
+    let listener = Listener::bind("http://127.0.0.1:0", &SocketOptions::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _serving = listener.serve(hello(), Routes::default(), ListenerOptions::default()).unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The preface, empty settings, and GET /hello with an authority that enters the table; then the same
+    // request out of the table.
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    bytes.extend_from_slice(b"\0\0\x15\x01\x05\0\0\0\x01\x82\x86\x44\x06/hello\x41\x09http://ab");
+    bytes.extend_from_slice(b"\0\0\x04\x01\x05\0\0\0\x03\x82\x86\xbf\xbe");
+    stream.write_all(&bytes).await.unwrap();
+    let mut worlds = 0;
+    while worlds < 2 {
+        let mut header = [0; 9];
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut header)).await;
+        read.expect("two answers come in time").expect("the connection stays open");
+        let [_, high, low, kind, ..] = header;
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert!(![3, 7].contains(&kind), "reset or gone away: {payload:?}");
+        worlds += usize::from(kind == 0 && payload == b"world");
+    }
+}

@@ -1,5 +1,6 @@
 //! The services over a real connection, with a small member behind the handle.
 
+mod etcdctl;
 mod member;
 mod recipes;
 mod streams;
@@ -14,6 +15,7 @@ use cairn_core::mvcc::StoreView;
 use tokio::net::TcpListener;
 use tokio::sync::watch as cell;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint, Server};
 
 use self::member::FakeMember;
@@ -60,7 +62,8 @@ fn healthy() -> MemberStatus {
     }
 }
 
-async fn serve() -> Served {
+/// A healthy member's services, and what stands behind them.
+fn member() -> (Routes, Arc<FakeMember>, cell::Sender<MemberStatus>, cell::Sender<bool>) {
     let (status, watch_status) = cell::channel(healthy());
     let (serving, watch_serving) = cell::channel(true);
     let member = Arc::new(FakeMember::default());
@@ -73,11 +76,14 @@ async fn serve() -> Served {
         views: Arc::new(FakeViews(member.clone())),
         serving: watch_serving,
     };
+    (super::router(handle, info), member, status, serving)
+}
+
+async fn serve() -> Served {
+    let (routes, member, status, serving) = member();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::builder()
-        .add_routes(super::router(handle, info))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+    let server = Server::builder().add_routes(routes).serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     Served { channel, member, status, serving }

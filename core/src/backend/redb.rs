@@ -3,22 +3,23 @@
 //! It owns the database and one redb table for each [`Table`], plus a counter of stored bytes that is
 //! committed with the rows it counts. Nothing else in the project names redb. It opens no file and
 //! starts no thread: whoever calls [`Backend::commit`] or [`RedbBackend::copy_to`] waits for the disk.
+//! Its file is checked block by block (`checked`), so damage is an error and never data.
 //!
 //! **Invariant:** a batch is one redb transaction. A view holds the database that it reads, so that
 //! replacing the database (online defragmentation) never pulls it away from under a reader.
 
 use std::fmt::Display;
-use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
-    BackendError, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend,
-    TableDefinition, WriteTransaction,
+    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 
+use super::checked::Checked;
 use super::overlay::no_keys_between;
 use super::{Backend, Batch, Row, Size, Table, View};
 use crate::error::Fatal;
@@ -72,63 +73,6 @@ impl Default for RedbOptions {
     }
 }
 
-/// The storage as redb sees it: counts its length and, without fsync, leaves syncs out. The kernel
-/// still gets every write, so only the loss of the machine loses data, never that of the process.
-#[derive(Debug)]
-struct Storage<S> {
-    inner: S,
-    len: Arc<AtomicU64>,
-    fsync: bool,
-}
-
-impl<S: StorageBackend> StorageBackend for Storage<S> {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)?;
-        self.len.store(len, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.fsync { self.inner.sync_data() } else { Ok(()) }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.inner.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.inner.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-}
-
 /// An open database with the counters that go with it.
 #[derive(Debug)]
 struct Opened {
@@ -151,8 +95,8 @@ impl RedbBackend {
     /// The storage cannot be read or written, or holds something that is no sound database.
     pub fn open(storage: impl StorageBackend, options: RedbOptions) -> Result<Self, Fatal> {
         let doing = "opening";
-        let len = Arc::new(AtomicU64::new(storage.len().map_err(|e| fatal(doing, &e))?));
-        let storage = Storage { inner: storage, len: len.clone(), fsync: options.fsync };
+        let len = Arc::new(AtomicU64::new(0));
+        let storage = Checked::new(storage, len.clone(), options.fsync).map_err(|e| fatal(doing, &e))?;
         let database = Builder::new()
             .set_cache_size(options.cache_bytes)
             .create_with_backend(storage)
@@ -196,6 +140,8 @@ impl RedbBackend {
     ) -> Result<(), Fatal> {
         let run = || -> Result<(), redb::Error> {
             let mut write = opened.database.begin_write()?;
+            // The first phase syncs the pages with their checksums, before the head refers to them.
+            write.set_two_phase_commit(true);
             write.set_quick_repair(self.options.quick_repair);
             body(&write)?;
             Ok(write.commit()?)
@@ -302,6 +248,11 @@ impl Backend for RedbBackend {
     }
 }
 
+/// The failure to read at or after a key.
+fn unreadable(table: Table, place: &str, key: &[u8], error: &dyn Display) -> Fatal {
+    fatal(&format!("reading table {table:?}, {place} {}", key.escape_ascii()), error)
+}
+
 /// A read transaction. The tables come first, so that they are dropped before their database.
 struct RedbView {
     tables: Vec<Rows>,
@@ -316,7 +267,8 @@ impl std::fmt::Debug for RedbView {
 
 impl View for RedbView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
-        let value = self.tables[table as usize].get(key).map_err(|e| fatal("reading", &e))?;
+        let value = self.tables[table as usize].get(key);
+        let value = value.map_err(|e| unreadable(table, "key", key, &e))?;
         Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
@@ -329,11 +281,16 @@ impl View for RedbView {
         if no_keys_between(start, end) {
             return Ok(Box::new(std::iter::empty()));
         }
+        let mut last = match start {
+            Bound::Included(key) | Bound::Excluded(key) => Bytes::copy_from_slice(key),
+            Bound::Unbounded => Bytes::new(),
+        };
         let rows = self.tables[table as usize].range::<&[u8]>((start, end));
-        let rows = rows.map_err(|error| fatal("reading", &error))?;
-        Ok(Box::new(rows.map(|row| {
-            let (key, value) = row.map_err(|error| fatal("reading", &error))?;
-            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
+        let rows = rows.map_err(|error| unreadable(table, "from key", &last, &error))?;
+        Ok(Box::new(rows.map(move |row| {
+            let (key, value) = row.map_err(|error| unreadable(table, "after key", &last, &error))?;
+            last = Bytes::copy_from_slice(key.value());
+            Ok((last.clone(), Bytes::copy_from_slice(value.value())))
         })))
     }
 }

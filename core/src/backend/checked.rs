@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::{BackendError, StorageBackend};
 
@@ -27,6 +27,9 @@ const FORMAT: u32 = 1;
 /// The part of the engine's first block that it uses, a sector with its checksum.
 const HEAD: usize = 512;
 const HEAD_DATA: usize = HEAD - 4;
+
+/// The first failure of a file, once there is one.
+pub(super) type Fault = OnceLock<String>;
 
 /// Blocks of the engine, and the checksums of all of them.
 #[derive(Debug)]
@@ -46,6 +49,7 @@ pub(super) struct Checked<S> {
     /// The length of the file itself.
     len: Arc<AtomicU64>,
     fsync: bool,
+    fault: Arc<Fault>,
     sums: RwLock<Sums>,
 }
 
@@ -145,7 +149,16 @@ impl<S: StorageBackend> Checked<S> {
                 inner.read(place(0), &mut sums.head)?;
             }
         }
-        Ok(Self { inner, len, fsync, sums: RwLock::new(sums) })
+        Ok(Self { inner, len, fsync, fault: Arc::default(), sums: RwLock::new(sums) })
+    }
+
+    /// Where the first failure is noted.
+    pub(super) fn fault(&self) -> Arc<Fault> {
+        self.fault.clone()
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| drop(self.fault.set(error.to_string())))
     }
 
     fn read_sums(&self) -> RwLockReadGuard<'_, Sums> {
@@ -163,7 +176,9 @@ impl<S: StorageBackend> Checked<S> {
             return Err(invalid(format!("{len} bytes at {offset} are no whole blocks")));
         }
         if first + count > self.read_sums().blocks.len() as u64 {
-            return Err(invalid(format!("the file is truncated: {len} bytes at {offset} are beyond its end")));
+            return Err(invalid(format!(
+                "the file is truncated: {len} bytes at {offset} are beyond its end"
+            )));
         }
         let mut pieces = Vec::with_capacity(1);
         let mut block = first;
@@ -220,14 +235,8 @@ impl<S: StorageBackend> Checked<S> {
         }
         Ok(())
     }
-}
 
-impl<S: StorageBackend> StorageBackend for Checked<S> {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.read_sums().blocks.len() as u64 * BLOCK)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    fn read_checked(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if offset < BLOCK {
             return self.read_head(offset, out);
         }
@@ -242,30 +251,7 @@ impl<S: StorageBackend> StorageBackend for Checked<S> {
         Ok(())
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut sums = self.write_sums();
-        let blocks = len / BLOCK;
-        if !len.is_multiple_of(BLOCK) {
-            return Err(invalid(format!("a length of {len} is no whole blocks")));
-        }
-        if sums.blocks.is_empty() {
-            self.inner.set_len(BLOCK)?;
-            self.inner.write(0, &format_block())?;
-        }
-        self.inner.set_len(file_len(blocks))?;
-        sums.blocks.resize(blocks as usize, 0);
-        let groups = blocks.div_ceil(GROUP);
-        sums.dirty.retain(|group| *group < groups);
-        self.len.store(file_len(blocks), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.write_dirty()?;
-        if self.fsync { self.inner.sync_data() } else { Ok(()) }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+    fn write_summed(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if offset < BLOCK {
             return self.write_head(offset, data);
         }
@@ -283,6 +269,47 @@ impl<S: StorageBackend> StorageBackend for Checked<S> {
             sums.dirty.insert(first as u64 / GROUP);
         }
         Ok(())
+    }
+
+    fn resize(&self, len: u64) -> io::Result<()> {
+        let mut sums = self.write_sums();
+        let blocks = len / BLOCK;
+        if !len.is_multiple_of(BLOCK) {
+            return Err(invalid(format!("a length of {len} is no whole blocks")));
+        }
+        if sums.blocks.is_empty() {
+            self.inner.set_len(BLOCK)?;
+            self.inner.write(0, &format_block())?;
+        }
+        self.inner.set_len(file_len(blocks))?;
+        sums.blocks.resize(blocks as usize, 0);
+        let groups = blocks.div_ceil(GROUP);
+        sums.dirty.retain(|group| *group < groups);
+        self.len.store(file_len(blocks), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl<S: StorageBackend> StorageBackend for Checked<S> {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.read_sums().blocks.len() as u64 * BLOCK)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.note(self.read_checked(offset, out))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.note(self.resize(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let synced = self.write_dirty();
+        self.note(if self.fsync { synced.and_then(|()| self.inner.sync_data()) } else { synced })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.note(self.write_summed(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -19,7 +19,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::checked::Checked;
+use super::checked::{Checked, Fault};
 use super::overlay::no_keys_between;
 use super::{Backend, Batch, Row, Size, Table, View};
 use crate::error::Fatal;
@@ -78,7 +78,16 @@ impl Default for RedbOptions {
 struct Opened {
     database: Database,
     len: Arc<AtomicU64>,
+    fault: Arc<Fault>,
     stored: AtomicU64,
+}
+
+impl Opened {
+    /// The report of a failure. After one the engine refuses all else without saying why, so the
+    /// first is told every time.
+    fn fatal(&self, doing: &str, error: &dyn Display) -> Fatal {
+        self.fault.get().map_or_else(|| fatal(doing, error), |first| fatal(doing, first))
+    }
 }
 
 /// The engine. Commits come from one thread at a time; views may be taken and read by any.
@@ -97,23 +106,24 @@ impl RedbBackend {
         let doing = "opening";
         let len = Arc::new(AtomicU64::new(0));
         let storage = Checked::new(storage, len.clone(), options.fsync).map_err(|e| fatal(doing, &e))?;
+        let fault = storage.fault();
         let database = Builder::new()
             .set_cache_size(options.cache_bytes)
             .create_with_backend(storage)
             .map_err(|e| fatal(doing, &e))?;
-        let opened = Arc::new(Opened { database, len, stored: AtomicU64::new(0) });
+        let opened = Arc::new(Opened { database, len, fault, stored: AtomicU64::new(0) });
         let backend = Self { opened: RwLock::new(opened.clone()), options };
         if backend.is_new(&opened)? {
             backend.create_tables(&opened)?;
         }
-        let stored = stored_bytes(&read(&opened)?).map_err(|e| fatal(doing, &e))?;
+        let stored = stored_bytes(&read(&opened)?).map_err(|e| opened.fatal(doing, &e))?;
         opened.stored.store(stored, Ordering::Relaxed);
         Ok(backend)
     }
 
     fn is_new(&self, opened: &Opened) -> Result<bool, Fatal> {
         let read = read(opened)?;
-        let is_new = read.list_tables().map_err(|e| fatal("opening", &e))?.next().is_none();
+        let is_new = read.list_tables().map_err(|e| opened.fatal("opening", &e))?.next().is_none();
         Ok(is_new)
     }
 
@@ -146,7 +156,7 @@ impl RedbBackend {
             body(&write)?;
             Ok(write.commit()?)
         };
-        run().map_err(|error| fatal(doing, &error))
+        run().map_err(|error| opened.fatal(doing, &error))
     }
 
     /// Copies the last commit into fresh storage, without the holes that deletions have left. The
@@ -182,7 +192,7 @@ impl RedbBackend {
 }
 
 fn read(opened: &Opened) -> Result<ReadTransaction, Fatal> {
-    opened.database.begin_read().map_err(|error| fatal("opening a view", &error))
+    opened.database.begin_read().map_err(|error| opened.fatal("opening a view", &error))
 }
 
 fn stored_bytes(read: &ReadTransaction) -> Result<u64, redb::Error> {
@@ -217,9 +227,10 @@ impl Backend for RedbBackend {
         let read = read(&opened)?;
         let mut tables = Vec::with_capacity(Table::ALL.len());
         for table in Table::ALL {
-            tables.push(read.open_table(definition(table)).map_err(|e| fatal("opening a view", &e))?);
+            let rows = read.open_table(definition(table));
+            tables.push(rows.map_err(|e| opened.fatal("opening a view", &e))?);
         }
-        Ok(Arc::new(RedbView { tables, _opened: opened }))
+        Ok(Arc::new(RedbView { tables, opened }))
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), Fatal> {
@@ -248,15 +259,17 @@ impl Backend for RedbBackend {
     }
 }
 
-/// The failure to read at or after a key.
-fn unreadable(table: Table, place: &str, key: &[u8], error: &dyn Display) -> Fatal {
-    fatal(&format!("reading table {table:?}, {place} {}", key.escape_ascii()), error)
-}
-
 /// A read transaction. The tables come first, so that they are dropped before their database.
 struct RedbView {
     tables: Vec<Rows>,
-    _opened: Arc<Opened>,
+    opened: Arc<Opened>,
+}
+
+impl RedbView {
+    /// The failure to read at or after a key.
+    fn unreadable(&self, table: Table, place: &str, key: &[u8], error: &dyn Display) -> Fatal {
+        self.opened.fatal(&format!("reading table {table:?}, {place} {}", key.escape_ascii()), error)
+    }
 }
 
 impl std::fmt::Debug for RedbView {
@@ -268,7 +281,7 @@ impl std::fmt::Debug for RedbView {
 impl View for RedbView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
         let value = self.tables[table as usize].get(key);
-        let value = value.map_err(|e| unreadable(table, "key", key, &e))?;
+        let value = value.map_err(|e| self.unreadable(table, "key", key, &e))?;
         Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
@@ -286,9 +299,9 @@ impl View for RedbView {
             Bound::Unbounded => Bytes::new(),
         };
         let rows = self.tables[table as usize].range::<&[u8]>((start, end));
-        let rows = rows.map_err(|error| unreadable(table, "from key", &last, &error))?;
+        let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
         Ok(Box::new(rows.map(move |row| {
-            let (key, value) = row.map_err(|error| unreadable(table, "after key", &last, &error))?;
+            let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
             last = Bytes::copy_from_slice(key.value());
             Ok((last.clone(), Bytes::copy_from_slice(value.value())))
         })))

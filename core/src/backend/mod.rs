@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use crate::error::Fatal;
 
+mod checked;
 pub mod mem;
 pub mod overlay;
 pub mod redb;

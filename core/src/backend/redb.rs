@@ -3,22 +3,23 @@
 //! It owns the database and one redb table for each [`Table`], plus a counter of stored bytes that is
 //! committed with the rows it counts. Nothing else in the project names redb. It opens no file and
 //! starts no thread: whoever calls [`Backend::commit`] or [`RedbBackend::copy_to`] waits for the disk.
+//! Its file is checked block by block (`checked`), so damage is an error and never data.
 //!
 //! **Invariant:** a batch is one redb transaction. A view holds the database that it reads, so that
 //! replacing the database (online defragmentation) never pulls it away from under a reader.
 
 use std::fmt::Display;
-use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
-    BackendError, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend,
-    TableDefinition, WriteTransaction,
+    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 
+use super::checked::{Checked, Fault};
 use super::overlay::no_keys_between;
 use super::{Backend, Batch, Row, Size, Table, View};
 use crate::error::Fatal;
@@ -72,69 +73,21 @@ impl Default for RedbOptions {
     }
 }
 
-/// The storage as redb sees it: counts its length and, without fsync, leaves syncs out. The kernel
-/// still gets every write, so only the loss of the machine loses data, never that of the process.
-#[derive(Debug)]
-struct Storage<S> {
-    inner: S,
-    len: Arc<AtomicU64>,
-    fsync: bool,
-}
-
-impl<S: StorageBackend> StorageBackend for Storage<S> {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)?;
-        self.len.store(len, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.fsync { self.inner.sync_data() } else { Ok(()) }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.inner.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.inner.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-}
-
 /// An open database with the counters that go with it.
 #[derive(Debug)]
 struct Opened {
     database: Database,
     len: Arc<AtomicU64>,
+    fault: Arc<Fault>,
     stored: AtomicU64,
+}
+
+impl Opened {
+    /// The report of a failure. After one the engine refuses all else without saying why, so the
+    /// first is told every time.
+    fn fatal(&self, doing: &str, error: &dyn Display) -> Fatal {
+        self.fault.get().map_or_else(|| fatal(doing, error), |first| fatal(doing, first))
+    }
 }
 
 /// The engine. Commits come from one thread at a time; views may be taken and read by any.
@@ -151,25 +104,26 @@ impl RedbBackend {
     /// The storage cannot be read or written, or holds something that is no sound database.
     pub fn open(storage: impl StorageBackend, options: RedbOptions) -> Result<Self, Fatal> {
         let doing = "opening";
-        let len = Arc::new(AtomicU64::new(storage.len().map_err(|e| fatal(doing, &e))?));
-        let storage = Storage { inner: storage, len: len.clone(), fsync: options.fsync };
+        let len = Arc::new(AtomicU64::new(0));
+        let storage = Checked::new(storage, len.clone(), options.fsync).map_err(|e| fatal(doing, &e))?;
+        let fault = storage.fault();
         let database = Builder::new()
             .set_cache_size(options.cache_bytes)
             .create_with_backend(storage)
             .map_err(|e| fatal(doing, &e))?;
-        let opened = Arc::new(Opened { database, len, stored: AtomicU64::new(0) });
+        let opened = Arc::new(Opened { database, len, fault, stored: AtomicU64::new(0) });
         let backend = Self { opened: RwLock::new(opened.clone()), options };
         if backend.is_new(&opened)? {
             backend.create_tables(&opened)?;
         }
-        let stored = stored_bytes(&read(&opened)?).map_err(|e| fatal(doing, &e))?;
+        let stored = stored_bytes(&read(&opened)?).map_err(|e| opened.fatal(doing, &e))?;
         opened.stored.store(stored, Ordering::Relaxed);
         Ok(backend)
     }
 
     fn is_new(&self, opened: &Opened) -> Result<bool, Fatal> {
         let read = read(opened)?;
-        let is_new = read.list_tables().map_err(|e| fatal("opening", &e))?.next().is_none();
+        let is_new = read.list_tables().map_err(|e| opened.fatal("opening", &e))?.next().is_none();
         Ok(is_new)
     }
 
@@ -196,11 +150,13 @@ impl RedbBackend {
     ) -> Result<(), Fatal> {
         let run = || -> Result<(), redb::Error> {
             let mut write = opened.database.begin_write()?;
+            // The first phase syncs the pages with their checksums, before the head refers to them.
+            write.set_two_phase_commit(true);
             write.set_quick_repair(self.options.quick_repair);
             body(&write)?;
             Ok(write.commit()?)
         };
-        run().map_err(|error| fatal(doing, &error))
+        run().map_err(|error| opened.fatal(doing, &error))
     }
 
     /// Copies the last commit into fresh storage, without the holes that deletions have left. The
@@ -236,7 +192,7 @@ impl RedbBackend {
 }
 
 fn read(opened: &Opened) -> Result<ReadTransaction, Fatal> {
-    opened.database.begin_read().map_err(|error| fatal("opening a view", &error))
+    opened.database.begin_read().map_err(|error| opened.fatal("opening a view", &error))
 }
 
 fn stored_bytes(read: &ReadTransaction) -> Result<u64, redb::Error> {
@@ -271,9 +227,10 @@ impl Backend for RedbBackend {
         let read = read(&opened)?;
         let mut tables = Vec::with_capacity(Table::ALL.len());
         for table in Table::ALL {
-            tables.push(read.open_table(definition(table)).map_err(|e| fatal("opening a view", &e))?);
+            let rows = read.open_table(definition(table));
+            tables.push(rows.map_err(|e| opened.fatal("opening a view", &e))?);
         }
-        Ok(Arc::new(RedbView { tables, _opened: opened }))
+        Ok(Arc::new(RedbView { tables, opened }))
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), Fatal> {
@@ -305,7 +262,14 @@ impl Backend for RedbBackend {
 /// A read transaction. The tables come first, so that they are dropped before their database.
 struct RedbView {
     tables: Vec<Rows>,
-    _opened: Arc<Opened>,
+    opened: Arc<Opened>,
+}
+
+impl RedbView {
+    /// The failure to read at or after a key.
+    fn unreadable(&self, table: Table, place: &str, key: &[u8], error: &dyn Display) -> Fatal {
+        self.opened.fatal(&format!("reading table {table:?}, {place} {}", key.escape_ascii()), error)
+    }
 }
 
 impl std::fmt::Debug for RedbView {
@@ -316,7 +280,8 @@ impl std::fmt::Debug for RedbView {
 
 impl View for RedbView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
-        let value = self.tables[table as usize].get(key).map_err(|e| fatal("reading", &e))?;
+        let value = self.tables[table as usize].get(key);
+        let value = value.map_err(|e| self.unreadable(table, "key", key, &e))?;
         Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
@@ -329,11 +294,16 @@ impl View for RedbView {
         if no_keys_between(start, end) {
             return Ok(Box::new(std::iter::empty()));
         }
+        let mut last = match start {
+            Bound::Included(key) | Bound::Excluded(key) => Bytes::copy_from_slice(key),
+            Bound::Unbounded => Bytes::new(),
+        };
         let rows = self.tables[table as usize].range::<&[u8]>((start, end));
-        let rows = rows.map_err(|error| fatal("reading", &error))?;
-        Ok(Box::new(rows.map(|row| {
-            let (key, value) = row.map_err(|error| fatal("reading", &error))?;
-            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
+        let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
+        Ok(Box::new(rows.map(move |row| {
+            let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
+            last = Bytes::copy_from_slice(key.value());
+            Ok((last.clone(), Bytes::copy_from_slice(value.value())))
         })))
     }
 }

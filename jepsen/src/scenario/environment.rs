@@ -43,6 +43,14 @@ enum Start {
     Undecided,
 }
 
+/// What reads of damaged data led to; each is the first of its kind.
+struct Reads {
+    /// A key whose value is another than what was written, or none.
+    wrong: Option<String>,
+    /// A key that could not be read, and what the server said.
+    failed: Option<(String, String)>,
+}
+
 impl Environment {
     /// Runs the scenario.
     ///
@@ -231,14 +239,29 @@ impl Environment {
                     return Err(home.explain("the failure must name the file and the offset", &figures));
                 }
             }
-            Start::Healthy => {
-                let intact = home.values().await.is_ok_and(|values| values == written);
-                figures
-                    .add(format!("{what}: data after the start"), if intact { "intact" } else { "DAMAGED" });
-                if binary.cairn && !intact {
-                    return Err(home.explain("damaged data is served", &figures));
+            // Damage may be where no start looks: then the read that meets it has to fail.
+            Start::Healthy => match home.read_damaged(&written).await? {
+                Reads { wrong: Some(key), .. } => {
+                    figures.add(format!("{what}: data after the start"), format!("DAMAGED: {key}"));
+                    if binary.cairn {
+                        return Err(home.explain("damaged data is served", &figures));
+                    }
                 }
-            }
+                Reads { failed: Some((key, said)), .. } => {
+                    let reason = said.lines().rev().find(|line| line.contains("state database"));
+                    let reason = reason.unwrap_or("nothing of it");
+                    figures.add(
+                        format!("{what}: data after the start"),
+                        format!("none for {key}: {}", reason.get(..400).unwrap_or(reason)),
+                    );
+                    let named = ["table", "key", "offset", "snapshot"].iter().all(|word| reason.contains(word));
+                    if binary.cairn && !named {
+                        let what = "the failure must name the table, the key and the offset";
+                        return Err(home.explain(what, &figures));
+                    }
+                }
+                Reads { .. } => figures.add(format!("{what}: data after the start"), "intact"),
+            },
             Start::Undecided if binary.cairn => {
                 return Err(home.explain("the start neither fails nor succeeds", &figures));
             }
@@ -368,6 +391,32 @@ impl Home {
     async fn values(&self) -> Result<Vec<Event>, Failure> {
         let response = self.client().range(prefix_range(PREFIX)).await.or_fail("read all values")?;
         Ok(response.kvs.iter().map(Event::from).collect())
+    }
+
+    /// Reads each key by itself; a member that ends over one is started again for the others.
+    async fn read_damaged(&mut self, written: &[Event]) -> Result<Reads, Failure> {
+        let mut reads = Reads { wrong: None, failed: None };
+        for event in written {
+            match self.client().read(&event.key).await {
+                Outcome::Ok(response) => {
+                    let found: Vec<Event> = response.kvs.iter().map(Event::from).collect();
+                    if found != std::slice::from_ref(event) {
+                        reads.wrong = Some(event.key.clone());
+                        return Ok(reads);
+                    }
+                }
+                Outcome::Refused(error) | Outcome::Unknown(error) => {
+                    // What the process said is written when it has ended, if it ends at all.
+                    let ended = self.server.exited(VERDICT).await.is_ok();
+                    let said = format!("{error}\n{}", self.server.log());
+                    reads.failed.get_or_insert((event.key.clone(), said));
+                    if ended && !matches!(self.restart().await?, Start::Healthy) {
+                        return Ok(reads);
+                    }
+                }
+            }
+        }
+        Ok(reads)
     }
 
     fn explain(&self, what: &str, figures: &Figures) -> Failure {

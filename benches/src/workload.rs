@@ -51,7 +51,7 @@ impl Keys {
         Ok(Self { prefix, digits, count: options.keys, sequential: options.sequential })
     }
 
-    /// Key `number`; the number of keys itself and more give keys after the last.
+    /// Key `number`.
     pub fn key(&self, number: u64) -> Bytes {
         let mut key = BytesMut::with_capacity(self.prefix.len() + self.digits);
         key.put_slice(&self.prefix);
@@ -123,8 +123,9 @@ impl KvWorker {
     fn range(&self, number: u64, rows: u64) -> RangeRequest {
         let mut range = RangeRequest { key: self.keys.key(number), ..RangeRequest::default() };
         if rows > 1 {
-            range.range_end = self.keys.all().1;
-            range.limit = i64::try_from(rows).unwrap_or(i64::MAX);
+            let end = number + rows;
+            // A key after the last one may need a digit more and would sort before it.
+            range.range_end = if end < self.keys.count { self.keys.key(end) } else { self.keys.all().1 };
         }
         range
     }
@@ -132,8 +133,8 @@ impl KvWorker {
     async fn read(&mut self, number: u64, rows: u64, consistency: Consistency) -> Result<(), Status> {
         let mut range = self.range(number, rows);
         range.serializable = consistency == Consistency::S;
-        let kvs = self.kv.range(range).await?.into_inner().kvs;
-        if kvs.is_empty() { Err(Status::not_found("a key that was written is not there")) } else { Ok(()) }
+        let found = self.kv.range(range).await?.into_inner().kvs.len() as u64;
+        if found == rows { Ok(()) } else { Err(Status::not_found("keys that were written are not there")) }
     }
 
     fn txn(&mut self, operation: u64, reads: u32, writes: u32) -> TxnRequest {

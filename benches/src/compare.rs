@@ -176,7 +176,7 @@ impl Comparison {
             ("p99.9 us", false, |report| report.latency_us.p999 as f64),
             ("max us", false, |report| report.latency_us.max as f64),
             ("CPU us/op", false, |report| report.server.map_or(0.0, |used| used.cpu_us_per_op)),
-            ("B written/op", false, |report| report.server.map_or(0.0, |used| used.written_bytes_per_op)),
+            ("B dirtied/op", false, |report| report.server.map_or(0.0, |used| used.dirtied_bytes_per_op)),
             ("RSS MiB", false, |report| report.server.map_or(0.0, |used| mebibytes(used.rss_bytes))),
         ];
         for Case { name: case, .. } in CASES {

@@ -46,7 +46,7 @@ pub struct LoadOptions {
     /// The seed of the random keys.
     #[arg(long, default_value_t = LoadOptions::default().seed)]
     pub seed: u64,
-    /// Report the CPU time, memory and disk writes of this process (the server) as well.
+    /// Report the CPU time, memory and dirtied pages of this process (the server) as well.
     #[arg(long)]
     pub server_pid: Option<u32>,
     /// Print the report as JSON.

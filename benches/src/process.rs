@@ -17,8 +17,9 @@ pub struct Usage {
     pub rss_bytes: u64,
     /// The most that it ever had.
     pub rss_peak_bytes: u64,
-    /// Bytes that it caused to be written to disks.
-    pub written_bytes: u64,
+    /// Page cache that it dirtied, in bytes. The kernel counts whole folios, which may be many times
+    /// what is written to the disk: good for comparing a server with itself, not with another.
+    pub dirtied_bytes: u64,
 }
 
 /// Reads it.
@@ -28,14 +29,14 @@ pub struct Usage {
 pub fn usage(pid: u32) -> io::Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    // Without permission to read it there are no disk writes to report; the rest still counts.
+    // Without permission to read it there is nothing to report of that; the rest still counts.
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let cpu = cpu(&stat).ok_or_else(|| io::Error::other(format!("cannot read the times in {stat:?}")))?;
     Ok(Usage {
         cpu,
         rss_bytes: number(&status, "VmRSS:") << 10,
         rss_peak_bytes: number(&status, "VmHWM:") << 10,
-        written_bytes: number(&io, "write_bytes:"),
+        dirtied_bytes: number(&io, "write_bytes:"),
     })
 }
 

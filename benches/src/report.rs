@@ -51,8 +51,8 @@ impl From<&Histogram<u64>> for Summary {
 pub struct Used {
     /// User and system microseconds for each operation that succeeded.
     pub cpu_us_per_op: f64,
-    /// Bytes written to disks for each operation that succeeded.
-    pub written_bytes_per_op: f64,
+    /// Page cache dirtied for each operation that succeeded; see [`Usage::dirtied_bytes`].
+    pub dirtied_bytes_per_op: f64,
     /// Memory at the end.
     pub rss_bytes: u64,
     /// The most memory it ever had.
@@ -65,7 +65,7 @@ impl Used {
         let operations = operations.max(1) as f64;
         Self {
             cpu_us_per_op: after.cpu.saturating_sub(before.cpu).as_micros() as f64 / operations,
-            written_bytes_per_op: after.written_bytes.saturating_sub(before.written_bytes) as f64
+            dirtied_bytes_per_op: after.dirtied_bytes.saturating_sub(before.dirtied_bytes) as f64
                 / operations,
             rss_bytes: after.rss_bytes,
             rss_peak_bytes: after.rss_peak_bytes,
@@ -177,9 +177,9 @@ impl Report {
         for (name, used) in [("generator", Some(self.generator)), ("server", self.server)] {
             if let Some(used) = used {
                 text.push_str(&format!(
-                    "{name}: {:.1} us CPU/op, {:.0} B written/op, RSS {:.1} MiB (peak {:.1})\n",
+                    "{name}: {:.1} us CPU/op, {:.0} B dirtied/op, RSS {:.1} MiB (peak {:.1})\n",
                     used.cpu_us_per_op,
-                    used.written_bytes_per_op,
+                    used.dirtied_bytes_per_op,
                     mebibytes(used.rss_bytes),
                     mebibytes(used.rss_peak_bytes)
                 ));

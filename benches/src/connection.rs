@@ -1,0 +1,95 @@
+//! HTTP/2 connections to the servers under load, and what can go wrong before a load begins.
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+/// Why a load cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The options contradict each other.
+    #[error("{0}")]
+    Options(String),
+    /// No connection.
+    #[error("cannot connect to {endpoint}: {text}; is the server running?")]
+    Connect {
+        /// The address.
+        endpoint: String,
+        /// The error.
+        text: String,
+    },
+    /// A request that prepares the load failed.
+    #[error("{doing} failed: {status}")]
+    Prepare {
+        /// What was tried.
+        doing: &'static str,
+        /// The answer.
+        status: Box<tonic::Status>,
+    },
+    /// A server or a file of this machine.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was tried.
+        doing: String,
+        /// The error.
+        source: std::io::Error,
+    },
+}
+
+impl BenchError {
+    /// For `map_err` on the replies of preparing requests.
+    pub fn prepare(doing: &'static str) -> impl FnOnce(tonic::Status) -> Self {
+        move |status| Self::Prepare { doing, status: Box::new(status) }
+    }
+
+    /// For `map_err` on system calls.
+    pub fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing: doing.into(), source }
+    }
+}
+
+/// The open connections.
+#[derive(Clone, Debug)]
+pub struct Connections(Vec<Channel>);
+
+impl Connections {
+    /// Opens `count` connections, to the endpoints in turn.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub async fn open(endpoints: &[String], count: usize) -> Result<Self, BenchError> {
+        if endpoints.is_empty() || count == 0 {
+            return Err(BenchError::Options("a load needs an endpoint and a connection".to_owned()));
+        }
+        let mut channels = Vec::with_capacity(count);
+        for endpoint in endpoints.iter().cycle().take(count) {
+            let failed = |error: String| BenchError::Connect { endpoint: endpoint.clone(), text: error };
+            let url = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
+            let channel = Endpoint::from_shared(url)
+                .map_err(|error| failed(error.to_string()))?
+                .connect_timeout(Duration::from_secs(5))
+                .tcp_nodelay(true)
+                .connect()
+                .await
+                .map_err(|error| failed(with_sources(&error)))?;
+            channels.push(channel);
+        }
+        Ok(Self(channels))
+    }
+
+    /// The connection of a client.
+    pub fn of(&self, client: usize) -> Channel {
+        self.0[client % self.0.len()].clone()
+    }
+}
+
+/// A transport error says little by itself.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,103 @@
+//! One load from its options to its report.
+
+use std::time::Instant;
+
+use crate::connection::{BenchError, Connections};
+use crate::drive::{Plan, drive};
+use crate::options::{Kind, LoadOptions};
+use crate::process::{self, Usage};
+use crate::report::{Report, Used};
+use crate::watch::Watchers;
+use crate::workload::{Keys, KvWorker, LeaseWorker};
+
+/// Operations of a load that has neither a total nor a duration.
+const TOTAL: u64 = 10_000;
+
+/// Connects, prepares, runs and measures.
+///
+/// # Errors
+/// The load could not begin. What fails later is in the report.
+pub async fn run(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError> {
+    check(kind, options)?;
+    let keys = Keys::new(options)?;
+    let connections = Connections::open(&options.endpoints, options.conns).await?;
+    let epoch = Instant::now();
+    let worker = |client: usize| {
+        KvWorker::new(connections.of(client), kind, keys.clone(), options, client as u64, epoch)
+    };
+    if kind.reads_keys() {
+        worker(0).fill().await?;
+    }
+    let total = options.total.or(options.duration.is_none().then_some(TOTAL));
+    let plan = Plan { total, duration: options.duration, rate: options.rate };
+    let clients = 0..options.clients;
+
+    if let Kind::Lease { ttl } = kind {
+        let mut workers = Vec::with_capacity(options.clients);
+        for client in clients {
+            workers.push(LeaseWorker::open(connections.of(client), ttl).await?);
+        }
+        let before = usage(options)?;
+        let measured = drive(workers, plan).await;
+        return Ok(Report::new(kind, options, &measured, used(options, before, measured.done())?));
+    }
+    let workers: Vec<KvWorker> = clients.map(worker).collect();
+    let watchers = match kind {
+        Kind::Watch { streams, watchers } => {
+            Some(Watchers::open(&connections, streams, watchers, keys.all(), epoch).await?)
+        }
+        _ => None,
+    };
+    let before = usage(options)?;
+    let measured = drive(workers, plan).await;
+    let watched = match (watchers, kind) {
+        (Some(open), Kind::Watch { streams, watchers }) => {
+            Some(open.finish(measured.done() * (streams * watchers) as u64).await)
+        }
+        _ => None,
+    };
+    let mut report = Report::new(kind, options, &measured, used(options, before, measured.done())?);
+    if let Some(watched) = watched {
+        report.add_watched(watched);
+    }
+    Ok(report)
+}
+
+fn check(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
+    let wrong = |text: &str| Err(BenchError::Options(text.to_owned()));
+    if options.clients == 0 {
+        return wrong("a load needs a client");
+    }
+    if options.rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
+        return wrong("--rate must be above zero");
+    }
+    match kind {
+        Kind::Watch { .. } if options.val_size < 8 => {
+            wrong("a watch load needs values of 8 bytes or more, which hold the time")
+        }
+        Kind::Range { rows, .. } if rows == 0 || rows > options.keys => {
+            wrong("--rows must be between 1 and --keys")
+        }
+        Kind::Txn { writes, .. } if u64::from(writes) > options.keys => {
+            wrong("--writes must not exceed --keys")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// This process and the server.
+fn usage(options: &LoadOptions) -> Result<(Usage, Option<Usage>), BenchError> {
+    let of =
+        |pid| process::usage(pid).map_err(BenchError::io(format!("reading what process {pid} has used")));
+    Ok((of(std::process::id())?, options.server_pid.map(of).transpose()?))
+}
+
+fn used(
+    options: &LoadOptions,
+    before: (Usage, Option<Usage>),
+    operations: u64,
+) -> Result<(Used, Option<Used>), BenchError> {
+    let after = usage(options)?;
+    let server = before.1.zip(after.1).map(|(before, after)| Used::new(before, after, operations));
+    Ok((Used::new(before.0, after.0, operations), server))
+}

@@ -1,0 +1,276 @@
+//! The operations: which keys, which requests, and what counts as a success.
+
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use cairn_core::rng::Rng;
+use cairn_net::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use cairn_net::proto::etcdserverpb::kv_client::KvClient;
+use cairn_net::proto::etcdserverpb::lease_client::LeaseClient;
+use cairn_net::proto::etcdserverpb::{
+    Compare, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
+    RequestOp, TxnRequest, request_op,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::connection::BenchError;
+use crate::drive::Worker;
+use crate::options::{Consistency, Kind, LoadOptions};
+
+/// Puts in one transaction when keys are written beforehand; etcd allows 128 operations.
+const FILL_OPS: u64 = 100;
+
+/// The keys of a load.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    prefix: Bytes,
+    digits: usize,
+    count: u64,
+    sequential: bool,
+}
+
+impl Keys {
+    /// # Errors
+    /// The keys do not fit into their size.
+    pub fn new(options: &LoadOptions) -> Result<Self, BenchError> {
+        let digits = options.key_size.saturating_sub(options.prefix.len());
+        let needed = options.keys.saturating_sub(1).max(1).ilog10() as usize + 1;
+        if options.keys == 0 || digits < needed {
+            return Err(BenchError::Options(format!(
+                "{} keys that begin with {:?} need {} bytes each, not {}",
+                options.keys,
+                options.prefix,
+                options.prefix.len() + needed,
+                options.key_size
+            )));
+        }
+        let prefix = Bytes::from(options.prefix.clone());
+        Ok(Self { prefix, digits, count: options.keys, sequential: options.sequential })
+    }
+
+    /// Key `number`.
+    pub fn key(&self, number: u64) -> Bytes {
+        let mut key = BytesMut::with_capacity(self.prefix.len() + self.digits);
+        key.put_slice(&self.prefix);
+        key.put_slice(format!("{number:0digits$}", digits = self.digits).as_bytes());
+        key.freeze()
+    }
+
+    /// The keys as a range: from the prefix to the byte after the largest digit.
+    pub fn all(&self) -> (Bytes, Bytes) {
+        let end = [&self.prefix[..], b":"].concat();
+        (self.prefix.clone(), end.into())
+    }
+
+    fn pick(&self, rng: &mut Rng, operation: u64) -> u64 {
+        if self.sequential { operation % self.count } else { rng.below(self.count) }
+    }
+}
+
+/// A client of the KV service.
+#[derive(Debug)]
+pub struct KvWorker {
+    kv: KvClient<Channel>,
+    kind: Kind,
+    keys: Keys,
+    rng: Rng,
+    value: Bytes,
+    /// Where the times in a watch load's values count from.
+    epoch: Instant,
+}
+
+impl KvWorker {
+    /// Client `number` of a load.
+    pub fn new(
+        channel: Channel,
+        kind: Kind,
+        keys: Keys,
+        options: &LoadOptions,
+        number: u64,
+        epoch: Instant,
+    ) -> Self {
+        let mut rng = Rng::derive(options.seed, &[number]);
+        let value = (0..options.val_size).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>().into();
+        let kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+        Self { kv, kind, keys, rng, value, epoch }
+    }
+
+    /// Writes every key once.
+    ///
+    /// # Errors
+    /// A transaction failed.
+    pub async fn fill(&mut self) -> Result<(), BenchError> {
+        for first in (0..self.keys.count).step_by(FILL_OPS as usize) {
+            let puts = first..(first + FILL_OPS).min(self.keys.count);
+            let success = puts.map(|number| self.put_op(number)).collect();
+            let txn = TxnRequest { success, ..TxnRequest::default() };
+            self.kv.txn(txn).await.map_err(BenchError::prepare("writing the keys"))?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, number: u64) -> PutRequest {
+        PutRequest { key: self.keys.key(number), value: self.value.clone(), ..PutRequest::default() }
+    }
+
+    fn put_op(&self, number: u64) -> RequestOp {
+        RequestOp { request: Some(request_op::Request::RequestPut(self.put(number))) }
+    }
+
+    fn range(&self, number: u64, rows: u64) -> RangeRequest {
+        let mut range = RangeRequest { key: self.keys.key(number), ..RangeRequest::default() };
+        if rows > 1 {
+            let end = number + rows;
+            // A key after the last one may need a digit more and would sort before it.
+            range.range_end = if end < self.keys.count { self.keys.key(end) } else { self.keys.all().1 };
+        }
+        range
+    }
+
+    async fn read(&mut self, number: u64, rows: u64, consistency: Consistency) -> Result<(), Status> {
+        let mut range = self.range(number, rows);
+        range.serializable = consistency == Consistency::S;
+        let found = self.kv.range(range).await?.into_inner().kvs.len() as u64;
+        if found == rows { Ok(()) } else { Err(Status::not_found("keys that were written are not there")) }
+    }
+
+    fn txn(&mut self, operation: u64, reads: u32, writes: u32) -> TxnRequest {
+        let mut success = Vec::new();
+        // Two puts of one key are refused, so the keys of a transaction follow each other.
+        let first = self.keys.pick(&mut self.rng, operation);
+        for put in 0..u64::from(writes) {
+            success.push(self.put_op((first + put) % self.keys.count));
+        }
+        for _ in 0..reads {
+            let number = self.keys.pick(&mut self.rng, operation);
+            let range = self.range(number, 1);
+            success.push(RequestOp { request: Some(request_op::Request::RequestRange(range)) });
+        }
+        let exists = Compare {
+            result: CompareResult::Greater.into(),
+            target: CompareTarget::Version.into(),
+            key: self.keys.key(first),
+            target_union: Some(TargetUnion::Version(0)),
+            ..Compare::default()
+        };
+        TxnRequest { compare: vec![exists], success, failure: Vec::new() }
+    }
+}
+
+impl Worker for KvWorker {
+    async fn operate(&mut self, operation: u64) -> Result<(), Status> {
+        let number = self.keys.pick(&mut self.rng, operation);
+        match self.kind {
+            Kind::Put | Kind::Lease { .. } => self.kv.put(self.put(number)).await.map(drop),
+            Kind::Range { consistency, rows } => {
+                let number = number.min(self.keys.count.saturating_sub(rows));
+                self.read(number, rows, consistency).await
+            }
+            Kind::Txn { reads, writes } => {
+                let txn = self.txn(operation, reads, writes);
+                match self.kv.txn(txn).await?.into_inner().succeeded {
+                    true => Ok(()),
+                    false => Err(Status::failed_precondition("a compare that holds did not")),
+                }
+            }
+            Kind::Mixed { consistency, read_percent } => {
+                if self.rng.chance(read_percent, 100) {
+                    self.read(number, 1, consistency).await
+                } else {
+                    self.kv.put(self.put(number)).await.map(drop)
+                }
+            }
+            Kind::Watch { .. } => {
+                let mut put = self.put(number);
+                let mut value = BytesMut::from(&put.value[..]);
+                let nanos = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                value[..8].copy_from_slice(&nanos.to_be_bytes());
+                put.value = value.freeze();
+                self.kv.put(put).await.map(drop)
+            }
+        }
+    }
+}
+
+/// A client that keeps one lease alive over one stream.
+#[derive(Debug)]
+pub struct LeaseWorker {
+    id: i64,
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    responses: Streaming<LeaseKeepAliveResponse>,
+}
+
+impl LeaseWorker {
+    /// Grants the lease and opens the stream.
+    ///
+    /// # Errors
+    /// Either failed.
+    pub async fn open(channel: Channel, ttl: i64) -> Result<Self, BenchError> {
+        let mut client = LeaseClient::new(channel);
+        let grant = LeaseGrantRequest { ttl, id: 0 };
+        let granted = client.lease_grant(grant).await.map_err(BenchError::prepare("granting a lease"))?;
+        let id = granted.into_inner().id;
+        let (requests, outgoing) = mpsc::channel(4);
+        // etcd answers with the stream's headers only once it has something to say.
+        let first = requests.send(LeaseKeepAliveRequest { id }).await;
+        first.expect("the receiver is right here");
+        let opened = client.lease_keep_alive(ReceiverStream::new(outgoing)).await;
+        let responses = opened.map_err(BenchError::prepare("opening a keepalive stream"))?.into_inner();
+        let mut worker = Self { id, requests, responses };
+        worker.receive().await.map_err(BenchError::prepare("keeping a lease alive"))?;
+        Ok(worker)
+    }
+
+    async fn receive(&mut self) -> Result<(), Status> {
+        match self.responses.message().await? {
+            Some(response) if response.ttl > 0 => Ok(()),
+            Some(_) => Err(Status::not_found("the lease is gone")),
+            None => Err(Status::unavailable("the keepalive stream ended")),
+        }
+    }
+}
+
+impl Worker for LeaseWorker {
+    async fn operate(&mut self, _: u64) -> Result<(), Status> {
+        let sent = self.requests.send(LeaseKeepAliveRequest { id: self.id }).await;
+        sent.map_err(|_| Status::unavailable("the keepalive stream ended"))?;
+        self.receive().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_their_size_and_lie_in_the_range_of_all() {
+        let options = LoadOptions { keys: 1000, key_size: 9, ..LoadOptions::default() };
+        let keys = Keys::new(&options).unwrap();
+        let (start, end) = keys.all();
+        for number in [0, 7, 999] {
+            let key = keys.key(number);
+            assert_eq!(key.len(), 9);
+            assert!(start <= key && key < end);
+        }
+        assert!(Keys::new(&LoadOptions { key_size: 8, ..options.clone() }).is_err());
+        assert!(Keys::new(&LoadOptions { keys: 0, ..options }).is_err());
+    }
+
+    #[test]
+    fn sequential_keys_go_round_and_random_ones_repeat_with_the_seed() {
+        let options = LoadOptions { keys: 10, ..LoadOptions::default() };
+        let sequential = Keys::new(&LoadOptions { sequential: true, ..options.clone() }).unwrap();
+        let mut rng = Rng::new(1);
+        assert_eq!([3, 13].map(|operation| sequential.pick(&mut rng, operation)), [3, 3]);
+        let random = Keys::new(&options).unwrap();
+        let draw = || {
+            let mut rng = Rng::new(5);
+            (0..20).map(|operation| random.pick(&mut rng, operation)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(), draw());
+        assert!(draw().iter().any(|number| *number != draw()[0]));
+    }
+}

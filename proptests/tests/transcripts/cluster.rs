@@ -95,7 +95,8 @@ fn learner_removed_before_it_starts() {
                 .capture("L", 0, 1),
             ctl("member list").sorted(),
             ctl("member update {L} --peer-urls=http://127.0.0.1:3,http://127.0.0.1:2"),
-            ctl("member list").sorted(),
+            // 3.4.23 makes a voter of an updated learner (fixed since: #21736).
+            ctl("member list").sorted().replace(", (true|false)\n", ", <learner>\n"),
             ctl("member update {L} --peer-urls={PEER0}"),
             ctl("put a 1"),
             ctl("member remove {L}"),

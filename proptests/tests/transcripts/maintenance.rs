@@ -103,8 +103,8 @@ fn alarm_no_space() {
         ctl("put big").stdin(value()).silent().until(Until::Failure),
         ctl("put big").stdin(value()),
         ctl("alarm list"),
-        ctl("alarm list -w json"),
-        ctl("alarm list -w fields"),
+        // A-GEN-01: 3.4 leaves the header out here, and its etcdctl panics on that with `-w fields`.
+        ctl("alarm list -w json").replace(r#""header":\{[^}]*\},"#, ""),
         ctl("endpoint health"),
         ctl("endpoint status").replace("memberID:.*", "<errors>"),
         ctl("put small 2"),

@@ -52,10 +52,8 @@ fn watch_errors() {
         steps.push(await_exit("w"));
     }
     steps.extend([
-        // At the compacted revision itself, and after it with previous values below it.
-        spawn("w", "watch w/ --prefix --rev=5"),
-        await_lines("w", 9),
-        stop("w"),
+        // After the compacted revision, with previous values below it. At the revision itself 3.4.23
+        // has lost the deletion (A-KV-50, #19179).
         spawn("w", "watch w/ --prefix --rev=6 --prev-kv"),
         await_lines("w", 10),
         stop("w"),

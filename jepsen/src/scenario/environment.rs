@@ -254,7 +254,8 @@ impl Environment {
                         format!("{what}: data after the start"),
                         format!("none for {key}: {}", reason.get(..400).unwrap_or(reason)),
                     );
-                    let named = ["table", "key", "offset", "snapshot"].iter().all(|word| reason.contains(word));
+                    let named =
+                        ["table", "key", "offset", "snapshot"].iter().all(|word| reason.contains(word));
                     if binary.cairn && !named {
                         let what = "the failure must name the table, the key and the offset";
                         return Err(home.explain(what, &figures));

@@ -2,6 +2,7 @@
 //! was renewed in time is not revoked, and nothing grows without a renewal.
 
 use super::*;
+use crate::rng::Rng;
 
 fn at(seconds: u64) -> Time {
     Time(0) + Duration::from_secs(seconds)

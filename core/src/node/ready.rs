@@ -180,7 +180,10 @@ fn join_appends(messages: Vec<Message>) -> Vec<Message> {
         if append && let Some(before) = last.get(&message.to).and_then(|at| out.get_mut(*at)) {
             let end = before.entries.last().map_or((before.index, before.log_term), |e| (e.index, e.term));
             let size: usize = before.entries.iter().map(|entry| entry.data.len()).sum();
-            if end == (message.index, message.log_term) && before.term == message.term && size < JOIN_BYTES_MAX {
+            if end == (message.index, message.log_term)
+                && before.term == message.term
+                && size < JOIN_BYTES_MAX
+            {
                 let mut entries = before.take_entries().into_vec();
                 entries.extend(message.take_entries());
                 before.set_entries(entries.into());

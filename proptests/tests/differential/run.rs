@@ -439,7 +439,7 @@ impl Run {
     /// A-W-12: after a barrier every watcher is synced, so the answer must be the current revision.
     async fn progress(&mut self) {
         self.barrier().await;
-        let now = self.at.revision;
+        let now = self.at.current;
         if self.watchers.values().any(|watcher| watcher.request.start_revision > now) {
             return; // A-W-11-FUTURE
         }

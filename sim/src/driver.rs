@@ -192,9 +192,9 @@ impl Cluster {
                         .collect();
                     format!("{id:16x} append {seq}: {:?} {ids:?} {:?}", append.log_start, append.hard_state)
                 });
-                self.to_log(id, LogJob::Append { seq, append });
+                self.log_job(id, LogJob::Append { seq, append });
             }
-            Output::ReleaseLog { index } => self.to_log(id, LogJob::Release { index }),
+            Output::ReleaseLog { index } => self.log_job(id, LogJob::Release { index }),
             Output::Send { to, message } => self.send(id, to, message),
             Output::Reply { id: request, result } => {
                 if let Ok(response) = &result
@@ -216,16 +216,16 @@ impl Cluster {
             Output::Flush { batch } => {
                 let now = self.now;
                 self.trace.line(now, || format!("{id:16x} flush of {} rows", batch.changes.len()));
-                self.to_storage(id, StorageJob::Flush { batch });
+                self.storage_job(id, StorageJob::Flush { batch });
             }
             Output::Compact { from, to } => {
                 let now = self.now;
                 self.trace.line(now, || format!("{id:16x} compaction from {from} to {to}"));
-                self.to_storage(id, StorageJob::Compact { cursor: Revision::new(from, 0), to });
+                self.storage_job(id, StorageJob::Compact { cursor: Revision::new(from, 0), to });
             }
-            Output::Defragment => self.to_storage(id, StorageJob::Defragment),
-            Output::InstallSnapshot => self.to_storage(id, StorageJob::Install),
-            Output::DiscardSnapshot => self.to_storage(id, StorageJob::Discard),
+            Output::Defragment => self.storage_job(id, StorageJob::Defragment),
+            Output::InstallSnapshot => self.storage_job(id, StorageJob::Install),
+            Output::DiscardSnapshot => self.storage_job(id, StorageJob::Discard),
             Output::SendSnapshot { to, view, header } => {
                 let Some(view) = process.node.take_view(view) else {
                     return self.fail(format!("{id:x} sends a snapshot without a view"));
@@ -260,7 +260,7 @@ impl Cluster {
         }
     }
 
-    fn to_log(&mut self, id: MemberId, job: LogJob) {
+    fn log_job(&mut self, id: MemberId, job: LogJob) {
         let delay = self.disk_delay(id, self.options.append);
         let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
             return;
@@ -272,7 +272,7 @@ impl Cluster {
         }
     }
 
-    fn to_storage(&mut self, id: MemberId, job: StorageJob) {
+    fn storage_job(&mut self, id: MemberId, job: StorageJob) {
         let delay = self.disk_delay(id, self.options.flush);
         let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
             return;

@@ -218,7 +218,7 @@ fn an_update_changes_peer_urls_and_nothing_else() {
     }
     let before = cluster.member(2).unwrap().clone();
     let rows = cluster.apply(&MemberChange::Update(2, strings(&["http://z:1", "http://h2:1"]))).unwrap();
-    let after = Member { peer_urls: strings(&["http://h2:1", "http://z:1"]), ..before };
+    let after = Member { peer_urls: strings(&["http://z:1", "http://h2:1"]), ..before };
     assert_eq!(cluster.member(2), Some(&after));
     assert!(after.is_learner);
     let stored = rows[0].2.as_ref().unwrap();

@@ -21,13 +21,6 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// Attributes that are not in the replicated state are proposed again after this time.
 const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 
-/// What is known of a peer's connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Peer {
-    urls: Vec<String>,
-    connected_since: Option<Time>,
-}
-
 /// Whether this member's name and client URLs have been published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Publish {
@@ -131,11 +124,7 @@ impl Node {
             let voters = self.voters();
             let settled = |id: &&MemberId| {
                 **id == self.config.member_id
-                    || self
-                        .peers
-                        .get(*id)
-                        .and_then(|peer| peer.connected_since)
-                        .is_some_and(|since| self.now.since(since) >= SETTLED)
+                    || self.connected.get(*id).is_some_and(|since| self.now.since(*since) >= SETTLED)
             };
             if voters.iter().filter(settled).count() < voters.len() / 2 + 1 {
                 return Err(Error::Unhealthy);
@@ -152,34 +141,33 @@ impl Node {
             self.peers.keys().filter(|id| !members.iter().any(|m| m.id == **id)).copied().collect();
         for id in gone {
             self.peers.remove(&id);
+            self.connected.remove(&id);
             self.emit(Output::RemovePeer { id });
         }
         for member in members.into_iter().filter(|member| member.id != own) {
             let peer = self.peers.entry(member.id).or_default();
-            if peer.urls != member.peer_urls {
-                peer.urls.clone_from(&member.peer_urls);
+            if *peer != member.peer_urls {
+                peer.clone_from(&member.peer_urls);
                 self.emit(Output::SetPeer { id: member.id, urls: member.peer_urls });
             }
         }
     }
 
+    /// The transport, or a message that arrived, says that the peer is there. This member may not know
+    /// yet that it is one: a member that joins is connected before it has heard of the membership.
     pub(super) fn handle_peer_connected(&mut self, peer: MemberId) {
-        let now = self.now;
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.connected_since.get_or_insert(now);
-        }
+        self.connected.entry(peer).or_insert(self.now);
     }
 
     pub(super) fn handle_peer_unreachable(&mut self, peer: MemberId) {
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.connected_since = None;
+        self.connected.remove(&peer);
+        if self.peers.contains_key(&peer) {
             self.raw.report_unreachable(peer);
         }
     }
 
     pub(super) fn connected_to(&self, member: MemberId) -> bool {
-        member == self.config.member_id
-            || self.peers.get(&member).is_some_and(|peer| peer.connected_since.is_some())
+        member == self.config.member_id || self.connected.contains_key(&member)
     }
 
     /// Proposes this member's attributes until they are applied, and the cluster's version once.

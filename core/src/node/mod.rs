@@ -104,7 +104,10 @@ pub struct Node {
     append: ready::Appends,
     timers: timers::Timers,
     snapshots: snapshot::Snapshots,
-    peers: BTreeMap<MemberId, member::Peer>,
+    /// Where the other members listen, as the driver was told.
+    peers: BTreeMap<MemberId, Vec<String>>,
+    /// Since when the connections to peers have been up.
+    connected: BTreeMap<MemberId, Time>,
     size: Size,
     flush: timers::FlushState,
     publish: member::Publish,
@@ -171,6 +174,7 @@ impl Node {
             append: ready::Appends::default(),
             snapshots: snapshot::Snapshots::default(),
             peers: BTreeMap::new(),
+            connected: BTreeMap::new(),
             size,
             flush: timers::FlushState::default(),
             publish: member::Publish::default(),
@@ -289,6 +293,8 @@ impl Node {
             return;
         }
         let Some(message) = PeerMessage::decode(bytes) else { return };
+        // After a queue overflowed, nobody else says that the peer is well again.
+        self.handle_peer_connected(from);
         match message {
             PeerMessage::Raft(message) => self.step(from, message),
             PeerMessage::Propose { term, id, kind, data } => {

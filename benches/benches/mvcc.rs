@@ -99,10 +99,7 @@ fn mvcc(criterion: &mut Criterion) {
     for name in ["mem", "redb"] {
         let backend: Arc<dyn Backend> = match name {
             "mem" => Arc::new(MemBackend::new()),
-            _ => {
-                let memory = redb::backends::InMemoryBackend::new();
-                Arc::new(RedbBackend::open(memory, options).expect("memory does not fail"))
-            }
+            _ => Arc::new(RedbBackend::in_memory(options).expect("memory does not fail")),
         };
         let mut bench = Bench::new(backend);
         let mut group = criterion.benchmark_group(format!("mvcc/{name}"));

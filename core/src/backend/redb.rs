@@ -121,6 +121,14 @@ impl RedbBackend {
         Ok(backend)
     }
 
+    /// A database in memory, for tests and benches.
+    ///
+    /// # Errors
+    /// As [`RedbBackend::open`].
+    pub fn in_memory(options: RedbOptions) -> Result<Self, Fatal> {
+        Self::open(redb::backends::InMemoryBackend::new(), options)
+    }
+
     fn is_new(&self, opened: &Opened) -> Result<bool, Fatal> {
         let read = read(opened)?;
         let is_new = read.list_tables().map_err(|e| opened.fatal("opening", &e))?.next().is_none();

@@ -286,9 +286,17 @@ impl StoreView {
     /// # Errors
     /// As [`StoreView::at`].
     pub fn prev_kv(&self, change: &Change) -> Result<Option<KeyValue>, Fatal> {
-        match change.prev {
-            Some(prev) if change.revision.main > self.compact_revision => self.at(prev),
-            _ => Ok(None),
+        if change.revision.main <= self.compact_revision {
+            return Ok(None);
+        }
+        // A transaction may change a key twice; what counts is the key before the transaction.
+        let mut prev = change.prev;
+        while let Some(at) = prev.filter(|at| at.main == change.revision.main) {
+            prev = self.record(at)?.and_then(|record| record.meta.prev);
+        }
+        match prev {
+            Some(prev) => self.at(prev),
+            None => Ok(None),
         }
     }
 

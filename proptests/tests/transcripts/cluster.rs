@@ -121,7 +121,8 @@ fn grow_and_shrink() {
                 // Refused until the members have been connected for five seconds.
                 ctl("member add m3 --peer-urls={SPARE}").until(Until::Success).capture("NEW", 0, 1),
                 ctl("member list").sorted(),
-                ctl("member add m4 --peer-urls=http://127.0.0.1:1"),
+                // Another add before that one has started is refused by 3.4 as unhealthy; since 3.5.30 a
+                // quorum is enough (A-C-03).
                 Step::Join(true),
                 ctl("member list").until(Until::Contains("m3")).sorted(),
                 ctl("put a 1 --endpoints={SPARE_EP}"),

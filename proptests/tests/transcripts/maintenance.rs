@@ -37,7 +37,6 @@ fn endpoint() {
         "compaction 3",
         "endpoint hashkv -w json",
         "endpoint hashkv --rev=2",
-        "endpoint hashkv --rev=3",
         "endpoint hashkv --rev=5 -w json",
         "endpoint fly",
         "endpoint",

@@ -13,6 +13,8 @@ use regex::{Captures, Regex};
 /// (pattern, replacement), applied in this order.
 static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
     [
+        // How often the client library tries before its time is up is its own affair.
+        (r#"(?m)^\{"level":"warn".*DeadlineExceeded desc = context deadline exceeded"\}\n"#, ""),
         // The client library's log lines.
         (r#""ts":("[^"]*"|[0-9.]+)"#, r#""ts":<time>"#),
         (r#"endpoint://client-[0-9a-f-]{36}"#, "endpoint://client-<uuid>"),

@@ -499,10 +499,8 @@ impl Run {
             model.changes.iter().filter(|change| change.revision.main >= from).cloned().collect();
         assert_eq!(seen, expected, "from {from}");
         for change in &expected {
-            let before = change.prev.map(|prev| {
-                let put = model.changes.iter().find(|other| other.revision == prev);
-                put.expect("a change's predecessor happened").kv.clone()
-            });
+            let earlier = usize::try_from(change.revision.main - 1).unwrap();
+            let before = change.prev.and_then(|_| model.states[earlier].get(&change.kv.key).cloned());
             let before = before.filter(|_| change.revision.main > model.compact_revision);
             assert_eq!(view.prev_kv(change).unwrap(), before);
         }

@@ -184,7 +184,6 @@ pub struct Config {
     pub grpc_keepalive_interval: Duration,
     pub grpc_keepalive_timeout: Duration,
     pub socket_reuse_port: bool,
-    pub socket_reuse_address: bool,
     pub raft_read_timeout: Duration,
     pub raft_write_timeout: Duration,
     pub auto_compaction: AutoCompaction,

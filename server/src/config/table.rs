@@ -205,7 +205,7 @@ pub static FLAGS: &[Flag] = &[
     flag("Member", "grpc-keepalive-interval", "2h", Duration, "3.4", Works, "Time between two pings of the server; 0 disables them."),
     flag("Member", "grpc-keepalive-timeout", "20s", Duration, "3.4", Works, "Time without an answer before a connection is closed; 0 disables it."),
     flag("Member", "socket-reuse-port", "false", Bool, "3.5", Works, "Set SO_REUSEPORT on listeners."),
-    flag("Member", "socket-reuse-address", "false", Bool, "3.5", Works, "Set SO_REUSEADDR on listeners."),
+    flag("Member", "socket-reuse-address", "false", Bool, "3.5", Works, "Set SO_REUSEADDR on listeners; as in Go programs, they always have it."),
     flag("Member", "enable-grpc-gateway", "true", Bool, "3.4", NoOp("the JSON gateway is not implemented"), "Serve the JSON gateway."),
     flag("Member", "raft-read-timeout", "5s", Duration, "3.5", NoOp("peer connections have timeouts of their own"), "Read timeout of a peer connection."),
     flag("Member", "raft-write-timeout", "5s", Duration, "3.5", NoOp("peer connections have timeouts of their own"), "Write timeout of a peer connection."),

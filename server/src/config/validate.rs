@@ -108,7 +108,6 @@ pub(super) fn build(
         grpc_keepalive_interval: values.duration("grpc-keepalive-interval"),
         grpc_keepalive_timeout: values.duration("grpc-keepalive-timeout"),
         socket_reuse_port: values.bool("socket-reuse-port"),
-        socket_reuse_address: values.bool("socket-reuse-address"),
         raft_read_timeout: no_less(values, "raft-read-timeout", RAFT_TIMEOUT_MIN, notices),
         raft_write_timeout: no_less(values, "raft-write-timeout", RAFT_TIMEOUT_MIN, notices),
         auto_compaction,

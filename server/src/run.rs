@@ -152,10 +152,10 @@ async fn start(config: Config) -> Result<ExitCode, String> {
 
     // Peers first: nothing can be served before there is a quorum.
     let options = listener_options(&config);
-    let mut servings = Vec::new();
+    let (mut peer_servings, mut servings) = (Vec::new(), Vec::new());
     for listener in peer_listeners {
         let routes = Routes::new(peers.transport().service().into_server());
-        serve(&mut servings, listener, peer::router(handle.clone()), routes, options.clone())?;
+        serve(&mut peer_servings, listener, peer::router(handle.clone()), routes, options.clone())?;
     }
     let mut status_task = tokio::spawn({
         let (mut status_rx, removed_ids, metrics) = (status_rx.clone(), removed_ids.clone(), metrics.clone());
@@ -230,11 +230,13 @@ async fn start(config: Config) -> Result<ExitCode, String> {
             std::process::exit(1);
         }
     };
+    // Streams end by this; requests may still be answered, which takes the peers.
     serving_tx.send_replace(false);
-    for serving in servings {
-        serving.shutdown(GRACE).await;
-    }
+    futures::future::join_all(servings.into_iter().map(|serving| serving.shutdown(GRACE))).await;
     peers.transport().stop();
+    // Peers never close their streams.
+    futures::future::join_all(peer_servings.into_iter().map(|serving| serving.shutdown(Duration::ZERO)))
+        .await;
     let _ = event_tx.send(Event::Stop);
     drop(handle);
     status_task.abort();

@@ -40,9 +40,15 @@ impl Health for HealthService {
         if !request.get_ref().service.is_empty() {
             // The service may be registered later, says the protocol, so the stream stays open.
             let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
+            let mut serving = self.0.clone();
+            let stopping = async move { serving.wait_for(|serving| !serving).await.is_ok() };
             let stream = futures::stream::iter([Ok(unknown)]).chain(futures::stream::pending());
+            let stream = stream.take_until(Box::pin(stopping));
             return Ok(Response::new(Box::pin(stream)));
         }
-        Ok(Response::new(Box::pin(WatchStream::new(self.0.clone()).map(|serving| Ok(answer(serving))))))
+        // A member that stops does not come back, so that is the last answer.
+        let serving = WatchStream::new(self.0.clone()).take_while(|serving| std::future::ready(*serving));
+        let answers = serving.chain(futures::stream::iter([false])).map(|serving| Ok(answer(serving)));
+        Ok(Response::new(Box::pin(answers)))
     }
 }

@@ -95,7 +95,7 @@ pub struct ServerInfo {
     pub election_timeout: Duration,
     /// Reads pinned views.
     pub views: Arc<dyn Views>,
-    /// What the health service answers: false while the member must not be sent requests.
+    /// False once the member is stopping: the health service says so, and open streams end.
     pub serving: cell::Receiver<bool>,
 }
 
@@ -172,27 +172,43 @@ impl Member {
         Ok(convert::header(self.request(Request::Status).await?.response.header))
     }
 
-    /// `stream` as a response; it ends with etcd's error when the client requires a leader and there
-    /// has been none for three election timeouts.
+    /// `stream` as a response. It ends with etcd's error when the member stops, and, for a client that
+    /// requires a leader, when there has been none for three election timeouts.
     fn streaming<T: Send + 'static>(
         &self,
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Response<Outgoing<T>> {
         let required = metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-        if !required {
-            return Response::new(Box::pin(stream));
-        }
-        let patience = self.info.election_timeout * LEADERLESS_TIMEOUTS;
-        let lost = Box::pin(leader_lost(self.handle.status(), patience));
-        let bounded = futures::stream::unfold(Some((Box::pin(stream), lost)), |state| async {
-            let (mut stream, mut lost) = state?;
+        let patience = required.then_some(self.info.election_timeout * LEADERLESS_TIMEOUTS);
+        let end = ended(self.info.serving.clone(), self.handle.status(), patience);
+        let bounded = futures::stream::unfold(Some((Box::pin(stream), Box::pin(end))), |state| async {
+            let (mut stream, mut end) = state?;
             tokio::select! {
-                item = stream.next() => item.map(|item| (item, Some((stream, lost)))),
-                () = &mut lost => Some((Err(convert::status(Error::NoLeader)), None)),
+                item = stream.next() => item.map(|item| (item, Some((stream, end)))),
+                error = &mut end => Some((Err(convert::status(error)), None)),
             }
         });
         Response::new(Box::pin(bounded))
+    }
+}
+
+/// Completes when an open stream must end, with the reason.
+async fn ended(
+    mut serving: cell::Receiver<bool>,
+    status: cell::Receiver<MemberStatus>,
+    patience: Option<Duration>,
+) -> Error {
+    let leaderless = async {
+        match patience {
+            Some(patience) => leader_lost(status, patience).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        // The sender goes only when the process ends.
+        _ = serving.wait_for(|serving| !serving) => Error::Stopped,
+        () = leaderless => Error::NoLeader,
     }
 }
 

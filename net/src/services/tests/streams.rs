@@ -113,6 +113,25 @@ async fn a_stopping_member_ends_its_watch_streams() {
 }
 
 #[tokio::test]
+async fn every_stream_ends_when_the_member_stops_serving() {
+    let served = serve().await;
+    served.member.state.lock().unwrap().leases.insert(1);
+    let (_requests, mut watched) = watch(&served, false).await;
+    let (renewals, incoming) = mpsc::unbounded_channel();
+    renewals.send(pb::LeaseKeepAliveRequest { id: 1 }).unwrap();
+    let mut lease = LeaseClient::new(served.channel.clone());
+    let incoming = UnboundedReceiverStream::new(incoming);
+    let mut renewed = lease.lease_keep_alive(incoming).await.unwrap().into_inner();
+    assert_eq!(next(&mut renewed).await.ttl, 60);
+
+    served.serving.send_replace(false);
+    let stopped = (Code::Unavailable, "etcdserver: server stopped".to_owned());
+    let said = |status: tonic::Status| (status.code(), status.message().to_owned());
+    assert_eq!(said(watched.message().await.unwrap_err()), stopped);
+    assert_eq!(said(renewed.message().await.unwrap_err()), stopped);
+}
+
+#[tokio::test]
 async fn a_stream_that_requires_a_leader_ends_without_one() {
     let served = serve().await;
     let (requests, mut responses) = watch(&served, true).await;

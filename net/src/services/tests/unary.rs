@@ -239,12 +239,15 @@ async fn health_follows_the_switch() {
     assert_eq!(health.check(whole.clone()).await.unwrap().into_inner().status, 1);
     let mut changes = health.watch(whole.clone()).await.unwrap().into_inner();
     assert_eq!(changes.message().await.unwrap().unwrap().status, 1);
-    served.serving.send_replace(false);
-    assert_eq!(changes.message().await.unwrap().unwrap().status, 2);
-    assert_eq!(health.check(whole).await.unwrap().into_inner().status, 2);
-
     let other = HealthCheckRequest { service: "x".into() };
     assert_eq!(told(health.check(other.clone()).await), (Code::NotFound, "unknown service".into()));
     let mut unknown = health.watch(other).await.unwrap().into_inner();
     assert_eq!(unknown.message().await.unwrap().unwrap().status, 3);
+
+    served.serving.send_replace(false);
+    assert_eq!(changes.message().await.unwrap().unwrap().status, 2);
+    assert_eq!(health.check(whole).await.unwrap().into_inner().status, 2);
+    // A member that stops leaves no stream open.
+    assert!(changes.message().await.unwrap().is_none());
+    assert!(unknown.message().await.unwrap().is_none());
 }

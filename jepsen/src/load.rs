@@ -11,6 +11,7 @@ use cairn_net::proto::etcdserverpb as pb;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::Failure;
 use crate::check::{COUNTER, Kind, Known, Op};
 use crate::client::{Client, Event, Outcome, put_op, revision};
 
@@ -35,13 +36,23 @@ pub struct Plan {
     pub seed: u64,
 }
 
+/// What the writers are told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Work,
+    Hold,
+    Stop,
+}
+
 /// A load that is running.
 #[derive(Debug)]
 pub struct Load {
     begin: Instant,
     ops: Arc<Mutex<Vec<Op>>>,
     newest_acked_start: watch::Receiver<u64>,
-    stop: watch::Sender<bool>,
+    mode: watch::Sender<Mode>,
+    /// Writers that hold, with no operation under way.
+    holding: watch::Receiver<u32>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -51,8 +62,9 @@ impl Load {
         let begin = Instant::now();
         let ops = Arc::new(Mutex::new(Vec::new()));
         let (acked, newest_acked_start) = watch::channel(0);
-        let (stop, stopped) = watch::channel(false);
-        let acked = Arc::new(acked);
+        let (mode, modes) = watch::channel(Mode::Work);
+        let (held, holding) = watch::channel(0);
+        let (acked, held) = (Arc::new(acked), Arc::new(held));
         let start_writer = |id| {
             let writer = Writer {
                 id,
@@ -64,11 +76,12 @@ impl Load {
                 begin,
                 ops: ops.clone(),
                 acked: acked.clone(),
+                held: held.clone(),
             };
-            tokio::spawn(writer.run(stopped.clone()))
+            tokio::spawn(writer.run(modes.clone()))
         };
         let tasks = (0..plan.writers).map(start_writer).collect();
-        Self { begin, ops, newest_acked_start, stop, tasks }
+        Self { begin, ops, newest_acked_start, mode, holding, tasks }
     }
 
     /// Now, on the clock of the history.
@@ -81,6 +94,24 @@ impl Load {
         let newer = self.newest_acked_start.wait_for(|start| *start > at);
         tokio::time::timeout(limit, newer).await.ok()?.ok()?;
         Some(Duration::from_nanos(self.now() - at))
+    }
+
+    /// Lets each writer finish its operation and begin no other before [`Load::resume`].
+    ///
+    /// # Errors
+    /// A writer does not finish within `limit`.
+    pub async fn hold(&mut self, limit: Duration) -> Result<(), Failure> {
+        self.mode.send_replace(Mode::Hold);
+        let writers = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+        match tokio::time::timeout(limit, self.holding.wait_for(|holding| *holding == writers)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Failure::new(format!("writers are still at work after {limit:?}"))),
+        }
+    }
+
+    /// Lets the writers go on.
+    pub fn resume(&self) {
+        self.mode.send_replace(Mode::Work);
     }
 
     /// Waits until `count` more operations have ended; false when they do not within `limit`.
@@ -109,7 +140,7 @@ impl Load {
 
     /// Lets each writer finish its operation and returns the whole history.
     pub async fn stop(&mut self) -> Vec<Op> {
-        let _ = self.stop.send(true);
+        self.mode.send_replace(Mode::Stop);
         for task in self.tasks.drain(..) {
             // A writer that panicked has said so on standard error; its operations are missing then
             // and the checker sees changes that nobody wrote.
@@ -130,12 +161,24 @@ struct Writer {
     begin: Instant,
     ops: Arc<Mutex<Vec<Op>>>,
     acked: Arc<watch::Sender<u64>>,
+    held: Arc<watch::Sender<u32>>,
 }
 
 impl Writer {
-    async fn run(mut self, stopped: watch::Receiver<bool>) {
+    async fn run(mut self, mut modes: watch::Receiver<Mode>) {
         let mut number = 0;
-        while !*stopped.borrow() {
+        loop {
+            if *modes.borrow() == Mode::Hold {
+                self.held.send_modify(|holding| *holding += 1);
+                let going = modes.wait_for(|mode| *mode != Mode::Hold).await.is_ok();
+                self.held.send_modify(|holding| *holding -= 1);
+                if !going {
+                    return;
+                }
+            }
+            if *modes.borrow() == Mode::Stop {
+                return;
+            }
             number += 1;
             let client = {
                 let endpoints = self.endpoints.read().expect("no holder of this lock can panic");

@@ -159,13 +159,21 @@ impl Server {
     /// # Errors
     /// It is still running, or the new one cannot be started.
     pub fn start(&mut self) -> Result<(), Failure> {
+        self.start_with(&[])
+    }
+
+    /// The same with flags for this start only.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(&mut self, once: &[&str]) -> Result<(), Failure> {
         if self.running() {
             return Err(Failure::new(format!("{} is already running", self.name)));
         }
         self.starts += 1;
         let log = File::create(self.log_path())?;
         let mut command = Command::new(&self.binary);
-        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(&self.args).args(once).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         for (name, _) in std::env::vars_os() {
             // An ETCD_ variable of the caller's would change the member under test.
             if name.to_string_lossy().starts_with("ETCD_") {

@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use cairn_jepsen::process::Binary;
-use cairn_jepsen::scenario::{Big, Environment, GrowShrink, KillLeader, KillSingle, Watchers, WipedDisk};
+use cairn_jepsen::scenario::{
+    Big, Environment, ForceNew, GrowShrink, KillLeader, KillSingle, Watchers, WipedDisk,
+};
 use cairn_jepsen::{Failure, Figures};
 
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -35,6 +37,12 @@ async fn wiped_disk() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let scenario = WipedDisk { rounds: 2, writers: 8, between: 1_000, snapshot_count: 200, seed: 2 };
     holds(scenario.run(&binary()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn force_new() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    holds(ForceNew { writers: 8, between: 500, seed: 5 }.run(&binary()).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

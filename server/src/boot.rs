@@ -15,13 +15,14 @@ use cairn_core::api::Member;
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
 use cairn_core::backend::{Backend, Batch};
 use cairn_core::cluster::Cluster;
-use cairn_core::node::{Recovered, bootstrap_batch};
+use cairn_core::node::{Recovered, bootstrap_batch, force_new_cluster};
 use cairn_core::wal::{Append, HardState, LogStart, Metadata, TailReport, Wal, WalOptions};
 use cairn_net::http::fetch::fetch_members;
 
 use crate::backend_file::{BackendFile, FileState};
 use crate::config::{ClusterState, Config, Url, resolve_host, same_endpoints};
 use crate::data_dir::{self, DataDir};
+use crate::driver::hex;
 use crate::wal_disk::FsDisk;
 
 /// How long one peer may take to describe the cluster.
@@ -56,12 +57,13 @@ pub(crate) async fn boot(config: &Config, dir: &DataDir) -> Result<Booted, Strin
     }
     if exists {
         restart(config, dir, disk)
-    } else if config.force_new_cluster {
-        Err(format!(
-            "--force-new-cluster needs the data of an existing member, and {} has none",
-            dir.root().display()
-        ))
     } else {
+        if config.force_new_cluster {
+            tracing::warn!(
+                data_dir = %dir.root().display(),
+                "there is no data to force a new cluster with, starting as a new member"
+            );
+        }
         match config.initial_cluster_state {
             ClusterState::New => found(config, dir, disk).await,
             ClusterState::Existing => join(config, dir, disk).await,
@@ -74,7 +76,7 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
         data_dir = %dir.root().display(),
         "the server is already initialized as member before, starting as etcd member"
     );
-    let (wal, found) = Wal::open(disk, wal_options(config)).map_err(|error| error.to_string())?;
+    let (mut wal, found) = Wal::open(disk, wal_options(config)).map_err(|error| error.to_string())?;
     if let TailReport::Torn { .. } = &found.tail {
         tracing::warn!(tail = ?found.tail, "repaired the torn end of the log");
     }
@@ -86,8 +88,11 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
         ));
     }
     let (backend, backend_file) = open_backend(config, dir)?;
-    let recovered =
+    let mut recovered =
         Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
+    if config.force_new_cluster {
+        force(found.metadata, &mut wal, &mut recovered, backend.clone())?;
+    }
     Ok(Booted {
         metadata: found.metadata,
         wal,
@@ -97,6 +102,24 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
         peers: Vec::new(),
         boot: boot_number(),
     })
+}
+
+/// Cuts the cluster down to this member, for good: it is in the log when this returns.
+fn force(
+    ids: Metadata,
+    wal: &mut Wal<FsDisk>,
+    recovered: &mut Recovered,
+    backend: Arc<RedbBackend>,
+) -> Result<(), String> {
+    let append = force_new_cluster(ids, recovered, backend).map_err(|fatal| fatal.0)?;
+    wal.append(&append).map_err(|error| error.to_string())?;
+    tracing::info!(
+        "cluster-id" = hex(ids.cluster_id),
+        "local-member-id" = hex(ids.member_id),
+        "commit-index" = recovered.hard_state.commit,
+        "forcing restart member"
+    );
+    Ok(())
 }
 
 /// The first start of a member of a new cluster.

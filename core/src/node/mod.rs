@@ -8,7 +8,8 @@
 //! - `propose`, `read`, `member`, `forward`: the ways of a request through the member;
 //! - `apply`: the only place where replicated state changes;
 //! - `timers`: ticks, deadlines, lease expiry, flushes, automatic compaction;
-//! - `snapshot`: a follower's catch-up by bulk transfer.
+//! - `snapshot`: a follower's catch-up by bulk transfer;
+//! - `force`: the last member of a lost cluster becomes one of its own, before the start.
 //!
 //! **Invariant:** an emitted output is safe to perform at once. Messages that promise something wait
 //! here until the append that backs the promise is durable.
@@ -17,6 +18,7 @@
 
 mod apply;
 mod config;
+mod force;
 mod forward;
 mod input;
 mod invariants;
@@ -49,12 +51,13 @@ use crate::mvcc::{Store, StoreOptions, StoreView};
 use crate::raft_log::RaftLog;
 use crate::rng::Rng;
 use crate::time::Time;
-use crate::types::{Index, MemberId, Term};
+use crate::types::{ClusterId, Index, MemberId, Term};
 use crate::wal::{HardState, LogEntry, LogStart};
 use crate::watch::WatchHub;
 
 pub use apply::decode_alarms;
 pub use config::{AutoCompaction, Config};
+pub use force::force_new_cluster;
 pub use input::Input;
 pub use output::{NodeEvent, Output};
 pub use read::ReadTask;
@@ -136,7 +139,9 @@ impl Node {
     ) -> Result<Node, Fatal> {
         let store = Store::open(backend.clone(), StoreOptions::default())?;
         let position = snapshot::Position::load(&store)?;
-        let (log, first_append) = snapshot::recover_log(recovered, &position)?;
+        let (recovered, first_append) = snapshot::reconcile(recovered, &position)?;
+        let Recovered { log_start, hard_state, entries } = recovered;
+        let log = RaftLog::new(log_start, entries, hard_state, position.voters.clone(), position.applied);
         let raft_config = raft_config(&config, position.applied.index);
         let raw = RawNode::new(&raft_config, log, &quiet_logger())
             .map_err(|error| Fatal(format!("the Raft state cannot be loaded: {error}")))?;
@@ -361,16 +366,20 @@ impl Node {
         let leases = self.store.scan(Table::Leases)?;
         self.lessor = Lessor::new(min_lease_ttl(&self.config), LessorOptions::default());
         self.lessor.load(leases)?;
-        let mut rows = Vec::new();
-        for table in [Table::Members, Table::Removed, Table::Meta] {
-            rows.extend(self.store.scan(table)?.into_iter().map(|(key, value)| (table, key, value)));
-        }
-        self.cluster = Cluster::load(self.config.cluster_id, rows)
-            .map_err(|what| Fatal(format!("the backend's membership is damaged: {what}")))?;
+        self.cluster = load_cluster(&self.store, self.config.cluster_id)?;
         self.alarms = apply::decode_alarms(&self.store.scan(Table::Alarms)?)?;
         self.update_peers();
         Ok(())
     }
+}
+
+/// The membership that the store holds.
+fn load_cluster(store: &Store, id: ClusterId) -> Result<Cluster, Fatal> {
+    let mut rows = Vec::new();
+    for table in [Table::Members, Table::Removed, Table::Meta] {
+        rows.extend(store.scan(table)?.into_iter().map(|(key, value)| (table, key, value)));
+    }
+    Cluster::load(id, rows).map_err(|what| Fatal(format!("the backend's membership is damaged: {what}")))
 }
 
 /// A lease lives at least one and a half election timeouts, in whole seconds (A-L-01).

@@ -18,7 +18,6 @@ use crate::backend::{Batch, Size, Table};
 use crate::cluster::Cluster;
 use crate::error::Fatal;
 use crate::mvcc::{Store, StoreOptions, StoreView};
-use crate::raft_log::RaftLog;
 use crate::types::MemberId;
 use crate::wal::{Append, LogStart};
 
@@ -105,12 +104,12 @@ pub fn bootstrap_batch(cluster: &Cluster) -> (Batch, LogStart) {
     (Batch { changes }, start)
 }
 
-/// Joins the recovered log and the backend's position into the log to start with, and says what the
-/// write-ahead log must be told first.
-pub(super) fn recover_log(
+/// Joins the recovered log and the backend's position: what to start from, and what the write-ahead
+/// log must be told first.
+pub(super) fn reconcile(
     recovered: Recovered,
     position: &Position,
-) -> Result<(RaftLog, Option<Append>), Fatal> {
+) -> Result<(Recovered, Option<Append>), Fatal> {
     let Recovered { mut log_start, mut hard_state, mut entries } = recovered;
     let applied = position.applied;
     if applied.index < log_start.index {
@@ -148,7 +147,7 @@ pub(super) fn recover_log(
         entries: Vec::new(),
         hard_state: Some(hard_state),
     });
-    Ok((RaftLog::new(log_start, entries, hard_state, position.voters.clone(), applied), first))
+    Ok((Recovered { log_start, hard_state, entries }, first))
 }
 
 /// Transfers in both directions.

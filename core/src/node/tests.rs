@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Config, Input, Node, Output, Recovered, Role, bootstrap_batch};
+use super::{Config, Input, Node, Output, Recovered, Role, bootstrap_batch, force_new_cluster};
 use crate::api::{
     AlarmAction, AlarmKind, AlarmRequest, PutRequest, RangeRequest, Request, Response, ResponseBody,
     WatchCreateRequest, WatchResponse,
@@ -15,11 +15,13 @@ use crate::api::{
 use crate::backend::mem::MemBackend;
 use crate::backend::{Backend, Batch};
 use crate::cluster::Cluster;
-use crate::error::Error;
+use crate::error::{Error, Fatal};
 use crate::mvcc::{StoreView, compact_batch};
 use crate::time::Time;
 use crate::types::Revision;
-use crate::wal::{Append, HardState, LogEntry, LogStart};
+use crate::wal::{Append, HardState, LogEntry, LogStart, Metadata};
+
+mod force;
 
 /// A log in memory; appends are durable at once.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,10 @@ impl Log {
         }
         self.entries.extend(append.entries.iter().cloned());
         self.hard_state = append.hard_state.unwrap_or(self.hard_state);
+    }
+
+    fn recovered(&self) -> Recovered {
+        Recovered { log_start: self.start, hard_state: self.hard_state, entries: self.entries.clone() }
     }
 }
 
@@ -100,11 +106,21 @@ impl World {
         config.name = self.cluster.member(id).map_or_else(|| "joined".to_owned(), |m| m.name.clone());
         config.client_urls = vec![format!("http://client-{id:x}")];
         (self.configure)(&mut config);
-        let recovered =
-            Recovered { log_start: log.start, hard_state: log.hard_state, entries: log.entries.clone() };
-        let node = Node::start(config, recovered, backend.clone(), self.now).unwrap();
+        let node = Node::start(config, log.recovered(), backend.clone(), self.now).unwrap();
         self.members.insert(id, Member { id, node, log, backend, incoming: None });
         self.drain(id);
+    }
+
+    /// Starts the member as a cluster of its own; how many entries that took.
+    fn force(&mut self, id: u64) -> Result<usize, Fatal> {
+        let Member { mut log, backend, .. } = self.members.remove(&id).unwrap();
+        let ids = Metadata { cluster_id: self.cluster.id(), member_id: id };
+        let mut recovered = log.recovered();
+        let append = force_new_cluster(ids, &mut recovered, backend.clone())?;
+        log.append(&append);
+        assert_eq!(log.recovered(), recovered, "the log and the member start from the same");
+        self.start(id, log, backend);
+        Ok(append.entries.len())
     }
 
     /// Ends a process: what was not durable is gone (here, only what was never flushed or appended).

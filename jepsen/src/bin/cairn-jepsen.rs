@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use cairn_jepsen::process::Binary;
 use cairn_jepsen::scenario::{
-    Big, CountEvents, Environment, GrowShrink, KillLeader, KillSingle, Watchers, WipedDisk,
+    Big, CountEvents, Environment, ForceNew, GrowShrink, KillLeader, KillSingle, Watchers, WipedDisk,
 };
 use cairn_jepsen::{Failure, Figures};
 use clap::Parser;
@@ -19,6 +19,8 @@ enum Command {
     KillLeader(KillLeader),
     /// a member loses its disk and is added again
     WipedDisk(WipedDisk),
+    /// two of three members are lost for good; the third is forced to go on alone and grows again
+    ForceNew(ForceNew),
     /// 1 -> 3 -> 5 -> 3 members under writers
     GrowShrink(GrowShrink),
     /// kill -9 of a single member, again and again, under writers
@@ -60,6 +62,7 @@ async fn run(command: Command) -> Result<Option<Figures>, Failure> {
     let figures = match command {
         Command::KillLeader(scenario) => scenario.run(&binary).await?,
         Command::WipedDisk(scenario) => scenario.run(&binary).await?,
+        Command::ForceNew(scenario) => scenario.run(&binary).await?,
         Command::GrowShrink(scenario) => scenario.run(&binary).await?,
         Command::KillSingle(scenario) => scenario.run(&binary).await?,
         Command::Watchers(scenario) => scenario.run(&binary, std::env::current_exe().ok()).await?,

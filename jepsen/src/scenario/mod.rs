@@ -4,6 +4,7 @@
 
 mod big;
 mod environment;
+mod force_new;
 mod grow_shrink;
 mod kill_leader;
 mod kill_single;
@@ -12,6 +13,7 @@ mod wiped_disk;
 
 pub use big::Big;
 pub use environment::Environment;
+pub use force_new::ForceNew;
 pub use grow_shrink::GrowShrink;
 pub use kill_leader::KillLeader;
 pub use kill_single::KillSingle;

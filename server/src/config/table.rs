@@ -301,7 +301,7 @@ pub static FLAGS: &[Flag] = &[
     flag("Data checks and background work", "bootstrap-defrag-threshold-megabytes", "0", Uint, "3.6", NoOp("the backend is not defragmented at start; use the defrag command"), "Free megabytes that cause a defragmentation at start; 0 disables it."),
     flag("Data checks and background work", "feature-gates", "", Gates, "3.6", NoOp("no gate changes anything; lease checkpoints are always on"), "Name=true or Name=false, comma separated."),
     // Unsafe
-    flag("Unsafe", "force-new-cluster", "false", Bool, "3.4", Refused("a cluster cannot be cut down to one member yet"), "Keep the data, forget all other members. Loses writes they alone have."),
+    flag("Unsafe", "force-new-cluster", "false", Bool, "3.4", Works, "Keep the data, forget all other members. Loses writes they alone have."),
     flag("Unsafe", "unsafe-no-fsync", "false", Bool, "3.4", Works, "Do not wait for disks. A crash loses data."),
     // Other
     flag("Other", "config-file", "", Str, "3.4", Works, "YAML file; when given, other flags and variables are ignored."),

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
 
 use bytes::Bytes;
 use cairn_core::backend::Backend;
@@ -22,6 +23,7 @@ use crate::checker::durability::Durable;
 use crate::checker::lease::Leases;
 use crate::checker::linearizability::Linearizability;
 use crate::client::{Client, Watcher};
+use crate::disk::power_off;
 use crate::driver::{Clock, Member, Process};
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::log_matching::LogMatching;
@@ -30,6 +32,7 @@ use crate::invariants::{LogMirror, committed_immutable, leader_completeness};
 use crate::model::Model;
 use crate::network::Network;
 use crate::options::{Latency, MS, Options, SECOND};
+use crate::runtime::Runtime;
 use crate::trace::Trace;
 
 /// Ids at or above this are a node's own commands.
@@ -116,9 +119,19 @@ pub struct Report {
     pub violation: Option<String>,
 }
 
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.simulated as f64 / 1e9;
+        write!(f, "seed {} hash {:016x} simulated {seconds:.1} s ", self.seed, self.hash)?;
+        write!(f, "revision {} {:?}", self.revision, self.stats)
+    }
+}
+
 /// The cluster.
 pub struct Cluster {
     pub(crate) options: Options,
+    pub(crate) runtime: Runtime,
+    /// The runtime's clock at the event that is handled.
     pub(crate) now: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     seq: u64,
@@ -153,22 +166,23 @@ pub struct Cluster {
 
 /// Runs a seed to its end.
 pub fn run(options: Options) -> Report {
-    let seed = options.seed;
-    let mut cluster = Cluster::new(options);
-    cluster.run();
-    Report {
-        seed,
-        hash: cluster.trace.hash(),
-        simulated: cluster.now,
-        revision: cluster.model.revision,
-        stats: Stats { elections: cluster.election.elections() as u64, ..cluster.stats },
-        violation: cluster.violation,
-    }
+    Runtime::run(options.seed, |runtime| {
+        let mut cluster = Cluster::new(options, runtime);
+        cluster.run();
+        Report {
+            seed: cluster.options.seed,
+            hash: cluster.trace.hash(),
+            simulated: cluster.now,
+            revision: cluster.model.revision,
+            stats: Stats { elections: cluster.election.elections() as u64, ..cluster.stats },
+            violation: cluster.violation,
+        }
+    })
 }
 
 impl Cluster {
     /// A new cluster whose members have just been founded.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: Options, runtime: Runtime) -> Self {
         let initial: Vec<(String, Vec<String>)> = (0..options.members)
             .map(|i| (format!("m{i}"), vec![format!("http://10.1.0.{}:2380", i + 1)]))
             .collect();
@@ -176,9 +190,10 @@ impl Cluster {
         let (batch, start) = bootstrap_batch(&membership);
         let election = options.heartbeat * options.election_ticks as u32;
         let min_ttl = (election.as_millis() as i64 * 3 + 1999) / 2000;
-        let seed = options.seed;
+        let seed = runtime.seed();
         let mut cluster = Self {
-            now: 0,
+            now: runtime.now(),
+            runtime,
             queue: BinaryHeap::new(),
             seq: 0,
             rng: Rng::derive(seed, &[1]),
@@ -235,6 +250,7 @@ impl Cluster {
         hard_state: HardState,
     ) {
         let disk = MemDisk::new();
+        let machine = self.runtime.create_machine(&name, power_off(&disk, self.options.seed, id));
         let metadata = Metadata { cluster_id: self.membership.id(), member_id: id };
         let first = Append { log_start: Some(start), entries: Vec::new(), hard_state: Some(hard_state) };
         if let Err(error) = Wal::create(disk.clone(), metadata, &first, self.wal_options()) {
@@ -242,8 +258,17 @@ impl Cluster {
         }
         let mut durable = Durable::default();
         durable.appended(&first);
-        let member =
-            Member { id, name, disk, backend, durable, process: None, paused: false, removed: false };
+        let member = Member {
+            id,
+            name,
+            machine,
+            disk,
+            backend,
+            durable,
+            process: None,
+            paused: false,
+            removed: false,
+        };
         self.members.insert(id, member);
         self.start(id);
     }
@@ -359,11 +384,13 @@ impl Cluster {
     pub(crate) fn run_to(&mut self, end: u64) {
         while self.violation.is_none() {
             if self.queue.peek().is_none_or(|next| next.0.at > end) {
-                self.now = self.now.max(end);
+                self.runtime.advance_to(end);
+                self.now = self.runtime.now();
                 return;
             }
             let Some(Reverse(next)) = self.queue.pop() else { return };
-            self.now = next.at;
+            self.runtime.advance_to(next.at);
+            self.now = self.runtime.now();
             self.stats.events += 1;
             if self.stats.events > EVENTS_MAX {
                 return self.fail("too many events: something spins".to_owned());

@@ -4,14 +4,18 @@
 //! Jobs are performed in order by two imaginary threads, as in the server. A crash finds the job at
 //! the head of each queue not begun, in the middle, or done but not reported.
 
+use std::sync::{Mutex, PoisonError};
+
 use cairn_core::backend::mem::MemBackend;
 use cairn_core::backend::{Backend, Batch};
 use cairn_core::error::Fatal;
 use cairn_core::mvcc::compact_batch;
 use cairn_core::node::Input;
 use cairn_core::rng::Rng;
-use cairn_core::types::Revision;
+use cairn_core::types::{MemberId, Revision};
 use cairn_core::wal::{Append, MemDisk, Wal, WalError};
+
+use crate::runtime::PowerOff;
 
 /// Work for the log.
 #[derive(Debug)]
@@ -75,15 +79,8 @@ pub fn compact_step(
     Ok(next)
 }
 
-/// The power goes, or only the process: `power` decides whether the cache is lost too. `job` is what
-/// the log was doing.
-pub fn crash_log(
-    disk: &MemDisk,
-    wal: &mut Wal<MemDisk>,
-    jobs: impl Iterator<Item = LogJob>,
-    power: bool,
-    rng: &mut Rng,
-) {
+/// The process ends in the middle of what its log was doing; its writes are in the cache.
+pub fn crash_log(disk: &MemDisk, wal: &mut Wal<MemDisk>, jobs: impl Iterator<Item = LogJob>, rng: &mut Rng) {
     for job in jobs {
         match rng.below(3) {
             0 => break,
@@ -99,9 +96,12 @@ pub fn crash_log(
             }
         }
     }
-    if power {
-        disk.crash(rng);
-    } else {
-        disk.stop_after(u64::MAX);
-    }
+    disk.stop_after(u64::MAX);
+}
+
+/// What the loss of a machine's power does to its disk.
+pub fn power_off(disk: &MemDisk, seed: u64, member: MemberId) -> PowerOff {
+    let disk = disk.clone();
+    let rng = Mutex::new(Rng::derive(seed, &[0xd15c, member]));
+    Box::new(move || disk.crash(&mut rng.lock().unwrap_or_else(PoisonError::into_inner)))
 }

@@ -18,6 +18,7 @@ use crate::cluster::{Cluster, Event};
 use crate::disk::{LogJob, StorageJob, compact_step, perform_log};
 use crate::history::Op;
 use crate::invariants::LogMirror;
+use crate::runtime::Machine;
 
 /// A process's clock: how it maps the true time.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,7 @@ pub struct Process {
 pub struct Member {
     pub id: MemberId,
     pub name: String,
+    pub machine: Machine,
     pub disk: MemDisk,
     pub backend: MemBackend,
     pub durable: Durable,

@@ -15,6 +15,9 @@ pub mod model;
 pub mod nemesis;
 pub mod network;
 pub mod options;
+pub mod runtime;
+pub mod speed;
+pub mod swarm;
 pub mod trace;
 pub mod workload;
 

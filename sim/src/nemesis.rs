@@ -129,7 +129,10 @@ impl Cluster {
         let now = self.now;
         self.trace.line(now, || format!("{id:16x} crashes{}", if power { " and loses power" } else { "" }));
         let jobs: Vec<LogJob> = process.log_jobs.drain(..).collect();
-        crash_log(&member.disk, &mut process.wal, jobs.into_iter(), power, &mut self.nemesis);
+        crash_log(&member.disk, &mut process.wal, jobs.into_iter(), &mut self.nemesis);
+        if power {
+            self.runtime.power_off(&member.machine);
+        }
         if let Some(StorageJob::Flush { batch }) = process.storage_jobs.pop_front()
             && self.nemesis.chance(1, 2)
         {

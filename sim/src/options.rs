@@ -199,6 +199,54 @@ impl Options {
         }
     }
 
+    /// Three members and nothing that goes wrong, at so many operations a second.
+    pub fn steady(seed: u64, seconds: u64, operations: u64) -> Self {
+        let clients = 5;
+        let think = Latency { min: 0, max: 2 * SECOND * clients / operations, slow: 0, slow_max: 0 };
+        let quick = |max: u64| Latency { min: MS / 10, max, slow: 0, slow_max: 0 };
+        Self {
+            members: 3,
+            clients: clients as usize,
+            watchers: 2,
+            keys: 40,
+            value_bytes: 300,
+            think,
+            network: quick(2 * MS),
+            loss: 0,
+            duplicate: 0,
+            append: quick(MS),
+            flush: quick(5 * MS),
+            process: quick(MS / 5),
+            feedback: quick(MS / 5),
+            fault_interval: u64::MAX / 4,
+            faults: FaultWeights::default(),
+            mix: Mix {
+                put: 40,
+                txn: 10,
+                delete: 5,
+                range: 30,
+                stale: 5,
+                history: 3,
+                lease: 5,
+                ..Mix::default()
+            },
+            membership: false,
+            segment_bytes: 1 << 20,
+            compact_rows: 100,
+            snapshot_count: 10_000,
+            catchup_entries: 5_000,
+            flush_entries_max: 50_000,
+            flush_age_max: Duration::from_secs(10),
+            inline_rows_max: 512,
+            election_ticks: 10,
+            heartbeat: Duration::from_millis(100),
+            pre_vote: true,
+            quota_bytes: Some(2 << 30),
+            progress: Duration::from_secs(600),
+            ..Self::draw(seed, seconds)
+        }
+    }
+
     /// The settings of a member of this run.
     pub fn config(&self, member_id: u64, cluster_id: u64, boot: u64, name: &str) -> Config {
         let mut config = Config::new(member_id, cluster_id, boot, self.seed);

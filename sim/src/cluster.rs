@@ -68,10 +68,12 @@ pub(crate) enum Event {
     Reconcile,
 }
 
+/// An event's time, its turn among those of the same time, and where it waits: events are large, and
+/// the heap moves what is in it.
 struct Scheduled {
     at: u64,
     seq: u64,
-    event: Event,
+    slot: usize,
 }
 
 impl PartialEq for Scheduled {
@@ -134,6 +136,8 @@ pub struct Cluster {
     /// The runtime's clock at the event that is handled.
     pub(crate) now: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
     seq: u64,
     pub(crate) rng: Rng,
     pub(crate) nemesis: Rng,
@@ -195,6 +199,8 @@ impl Cluster {
             now: runtime.now(),
             runtime,
             queue: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
             seq: 0,
             rng: Rng::derive(seed, &[1]),
             nemesis: Rng::derive(seed, &[2]),
@@ -338,6 +344,7 @@ impl Cluster {
             outputs_left: None,
             log,
             committed: 0,
+            observed: None,
             installing: false,
         });
         self.schedule(1, Event::Process { member: id, boot });
@@ -345,7 +352,12 @@ impl Cluster {
 
     pub(crate) fn schedule(&mut self, delay: u64, event: Event) {
         self.seq += 1;
-        self.queue.push(Reverse(Scheduled { at: self.now + delay, seq: self.seq, event }));
+        let slot = self.free.pop().unwrap_or(self.events.len());
+        if slot == self.events.len() {
+            self.events.push(None);
+        }
+        self.events[slot] = Some(event);
+        self.queue.push(Reverse(Scheduled { at: self.now + delay, seq: self.seq, slot }));
     }
 
     pub(crate) fn fail(&mut self, what: String) {
@@ -395,7 +407,10 @@ impl Cluster {
             if self.stats.events > EVENTS_MAX {
                 return self.fail("too many events: something spins".to_owned());
             }
-            self.step(next.event);
+            self.free.push(next.slot);
+            if let Some(event) = self.events[next.slot].take() {
+                self.step(event);
+            }
         }
     }
 
@@ -470,7 +485,7 @@ impl Cluster {
         let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
             return Ok(());
         };
-        let status = process.node.status();
+        let status = process.node.progress();
         for output in outputs {
             let Output::Append { append, .. } = output else {
                 process.installing |= *output == Output::InstallSnapshot;
@@ -500,7 +515,7 @@ impl Cluster {
             leader_completeness::elected(id, status.term, &process.log, &self.committed)?;
         }
         if process.installing {
-            return self.observe_applied(&status);
+            return self.observe_applied(id, status.applied);
         }
         let log = &process.log;
         let news = self.committed.advance(id, process.committed, status.committed, log)?;
@@ -524,12 +539,19 @@ impl Cluster {
         if let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) {
             process.committed = process.committed.max(status.committed);
         }
-        self.observe_applied(&status)
+        self.observe_applied(id, status.applied)
     }
 
     /// The apply streams of all members are equal, and equal to the model's.
-    fn observe_applied(&mut self, status: &Status) -> Result<(), String> {
-        let id = status.member_id;
+    fn observe_applied(&mut self, id: MemberId, applied: u64) -> Result<(), String> {
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return Ok(());
+        };
+        if process.observed == Some(applied) {
+            return Ok(());
+        }
+        process.observed = Some(applied);
+        let status = process.node.status();
         let Some(expected) = self.model.at(status.applied) else {
             return if status.applied <= self.committed.last() {
                 Ok(())

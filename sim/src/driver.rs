@@ -77,6 +77,8 @@ pub struct Process {
     pub outputs_left: Option<u64>,
     pub log: LogMirror,
     pub committed: u64,
+    /// The applied index at which its state was last compared.
+    pub observed: Option<u64>,
     /// A snapshot is being installed: the log is told later.
     pub installing: bool,
 }

@@ -62,7 +62,7 @@ pub use input::Input;
 pub use output::{NodeEvent, Output};
 pub use read::ReadTask;
 pub use snapshot::{applied_position, bootstrap_batch};
-pub use status::{Role, Status, Wakeup, WakeupReason};
+pub use status::{Progress, Role, Status, Wakeup, WakeupReason};
 
 use peer_message::{PeerMessage, RaftMessage};
 use request::Requests;

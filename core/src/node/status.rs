@@ -74,7 +74,27 @@ pub struct Status {
     pub removed_members: Vec<MemberId>,
 }
 
+/// How far a node has come: the part of its status that costs nothing to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Progress {
+    pub role: Role,
+    pub term: Term,
+    pub committed: Index,
+    pub applied: Index,
+}
+
 impl Node {
+    /// How far it has come.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            role: self.public_role(),
+            term: self.term,
+            committed: self.raw.raft.raft_log.committed,
+            applied: self.applied,
+        }
+    }
+
     /// This moment.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;

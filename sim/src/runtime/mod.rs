@@ -52,7 +52,9 @@ mod tests {
                 .enumerate()
                 .map(|(at, count)| {
                     let count = count.clone();
-                    let off = Box::new(move || drop(count.fetch_add(1, Ordering::Relaxed)));
+                    let off = Box::new(move || {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    });
                     runtime.create_machine(&format!("m{at}"), off)
                 })
                 .collect();

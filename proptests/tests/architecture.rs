@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 1000;
 
 /// The packages of the workspace that each package may use.
-const USES: [(&str, &[&str]); 8] = [
+const USES: [(&str, &[&str]); 9] = [
     ("core", &[]),
     ("net", &["core"]),
     ("server", &["core", "net"]),
     ("ctl", &["core", "net"]),
-    ("sim", &["core"]),
+    ("sim", &["core", "checkers"]),
+    ("sim/checkers", &[]),
     ("proptests", &["core", "net", "sim"]),
-    ("jepsen", &["core", "net"]),
+    ("jepsen", &["core", "net", "checkers"]),
     ("benches", &["core", "net", "server"]),
 ];
 

@@ -174,7 +174,7 @@ impl Watcher {
                 return Err(broken("filter", format!("nobody asked for {event:?}")));
             }
             if event.kv.mod_revision <= delivered {
-                return Err(self.from_before(event, delivered));
+                return Err(self.sent_before(event, delivered));
             }
             if event.kv.mod_revision < last {
                 return Err(broken("ordered", format!("after {last} came {event:?}")));
@@ -196,7 +196,7 @@ impl Watcher {
         }
     }
 
-    fn from_before(&self, event: &Event, delivered: i64) -> Violation {
+    fn sent_before(&self, event: &Event, delivered: i64) -> Violation {
         if self.events == 0 || event.kv.mod_revision < self.request.start {
             broken("resumable", format!("asked for what follows {delivered}, received {event:?}"))
         } else {

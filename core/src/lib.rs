@@ -9,6 +9,7 @@ pub mod error;
 pub mod lease;
 pub mod mvcc;
 pub mod node;
+pub mod planted;
 mod raft_log;
 pub mod rng;
 pub mod time;

@@ -171,6 +171,8 @@ pub struct Cluster {
 /// Runs a seed to its end.
 pub fn run(options: Options) -> Report {
     Runtime::run(options.seed, |runtime| {
+        #[cfg(feature = "planted")]
+        cairn_core::planted::plant(options.planted);
         let mut cluster = Cluster::new(options, runtime);
         cluster.run();
         Report {

@@ -15,6 +15,7 @@ pub mod model;
 pub mod nemesis;
 pub mod network;
 pub mod options;
+pub mod planted;
 pub mod runtime;
 pub mod speed;
 pub mod swarm;

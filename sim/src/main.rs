@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use cairn_core::planted::Bug;
+use cairn_sim::planted::{self, Hunt};
 use cairn_sim::swarm::{self, Swarm};
 use cairn_sim::{Options, Report, run, speed};
 
@@ -11,6 +13,8 @@ const USAGE: &str = "usage:
                                                    many seeds; one line a failure
   cargo sim check [SEED...] [--seeds N] [--start S] [--jobs J] [--seconds S]
                                                    each seed in two processes: the hashes must agree
+  cargo planted [BUG...] [--seeds N] [--start S] [--jobs J] [--seconds S]
+                                                   each planted bug until it is found
   cargo sim speed [--seconds S]                    simulated cluster-hours in a minute of CPU";
 
 /// Chaos in a run, where nothing else is said.
@@ -49,6 +53,12 @@ fn main() -> ExitCode {
         (Some("check"), _) => {
             let seeds: Vec<u64> = (1..args.len()).map_while(seed).collect();
             swarm(if seeds.is_empty() { 100 } else { 0 }).check(&seeds)
+        }
+        (Some("planted"), _) => {
+            let only: Vec<_> = args.iter().filter_map(|name| planted::bug(name)).collect();
+            let bugs = if only.is_empty() { Bug::ALL.to_vec() } else { only };
+            let Swarm { start, seeds, jobs, seconds } = swarm(500);
+            Hunt { bugs, start, seeds, jobs, seconds }.run()
         }
         (Some("speed"), _) => {
             println!("{}", speed::measure(number("--seconds", 3600)));

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use cairn_core::node::Config;
+use cairn_core::planted::Bug;
 use cairn_core::rng::Rng;
 
 /// Nanoseconds in a millisecond.
@@ -71,6 +72,8 @@ pub struct Mix {
 pub struct Options {
     pub seed: u64,
     pub verbose: bool,
+    /// A bug that this run is to find.
+    pub planted: Option<Bug>,
     pub members: usize,
     pub chaos: u64,
     pub clients: usize,
@@ -152,6 +155,7 @@ impl Options {
         Self {
             seed,
             verbose: false,
+            planted: None,
             members,
             chaos: seconds * SECOND,
             clients: 1 + rng.below(8) as usize,

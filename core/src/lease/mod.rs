@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Error, Fatal};
+use crate::planted::{self, Bug};
 use crate::time::Time;
 use crate::types::LeaseId;
 
@@ -167,6 +168,9 @@ impl Lessor {
             let lease = Lease::decode(&key, &value)?;
             self.leases.insert(lease.id, Entry::new(lease));
         }
+        if planted::on(Bug::LeaseNotLoaded) {
+            self.leases.pop_last();
+        }
         Ok(())
     }
 
@@ -255,6 +259,10 @@ impl Lessor {
         self.primary = true;
         let ids: Vec<LeaseId> = self.leases.keys().copied().collect();
         for id in ids {
+            if planted::on(Bug::LeaseExpiresOnPromotion) {
+                self.run(id, 0, now);
+                continue;
+            }
             self.start(id, now);
         }
     }
@@ -274,7 +282,7 @@ impl Lessor {
     /// this member is not primary. The caller has confirmed its leadership first.
     pub fn renew(&mut self, id: LeaseId, now: Time) -> Option<Renewal> {
         let entry = self.leases.get_mut(&id).filter(|_| self.primary)?;
-        if entry.expiry <= now {
+        if entry.expiry <= now && !planted::on(Bug::RenewExpired) {
             return None;
         }
         let lease = entry.lease;

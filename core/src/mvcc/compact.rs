@@ -18,6 +18,7 @@ use super::record::{IndexRow, Record, corrupt};
 use super::store::{META_COMPACT_REVISION, META_COMPACTED, META_REVISION, meta_number, meta_row};
 use crate::backend::{Batch, Table, View};
 use crate::error::Fatal;
+use crate::planted::{self, Bug};
 use crate::types::Revision;
 
 /// A physical compaction that is due.
@@ -60,13 +61,17 @@ pub fn compact_batch(
             .ok_or_else(|| corrupt(Table::History, &key, "the key is no revision"))?;
         if seen >= rows_max.max(1) {
             next = Some(revision);
+            if planted::on(Bug::CompactLosesLatest) && revision.main < to {
+                gone.insert((Table::History, key), None);
+            }
             break;
         }
         let record = Record::decode(&key, &row)?;
         if let Some(prev) = record.meta.prev.filter(|prev| prev.main < to) {
             gone.insert((Table::History, Bytes::copy_from_slice(&prev.to_bytes())), None);
         }
-        if record.meta.tombstone && revision.main < to {
+        let at = i64::from(planted::on(Bug::CompactLosesTombstone));
+        if record.meta.tombstone && revision.main < to + at {
             gone.insert((Table::History, key), None);
             if let Some(row) = view.get(Table::Index, &record.key)?
                 && IndexRow::decode(&record.key, &row)?.latest == revision

@@ -20,6 +20,7 @@ use crate::api::{DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutRespons
 use crate::backend::overlay::{Overlay, Pending};
 use crate::backend::{Backend, Batch, Table, View};
 use crate::error::{Error, Fatal};
+use crate::planted::{self, Bug};
 use crate::types::{EventKind, KeyRange, KeyValue, LeaseId, Revision};
 
 /// [`Table::Meta`]'s row for the revision of the last write: 8 bytes big-endian, as the other two.
@@ -222,6 +223,7 @@ impl Store {
         let at = writing.next();
         let live = row.filter(|row| !row.meta.tombstone);
         let (create_revision, version, old_lease) = match live {
+            None if planted::on(Bug::VersionSurvivesDelete) && row.is_some() => (at.main, 2, 0),
             Some(row) => (row.meta.create_revision, row.meta.version + 1, row.meta.lease),
             None => (at.main, 1, 0),
         };
@@ -299,6 +301,9 @@ impl Store {
     ) -> Result<DeleteRangeResponse, Fatal> {
         let mut found = Vec::new();
         self.live_keys(&request.range(), &mut found)?;
+        if planted::on(Bug::DeleteRangeMissesLast) && found.len() > 1 {
+            found.pop();
+        }
         let mut response = DeleteRangeResponse { deleted: found.len() as i64, prev_kvs: Vec::new() };
         for (key, row) in found {
             if request.prev_kv {
@@ -394,7 +399,8 @@ impl Store {
         if self.flushing.is_some() || (self.overlay.pending().entries == 0 && now == self.flushed) {
             return None;
         }
-        for (key, value) in [meta_row(META_REVISION, now.0), meta_row(META_COMPACT_REVISION, now.1)] {
+        let stored = if planted::on(Bug::RevisionNotFlushed) { self.flushed.0 } else { now.0 };
+        for (key, value) in [meta_row(META_REVISION, stored), meta_row(META_COMPACT_REVISION, now.1)] {
             self.overlay.set(Table::Meta, key, value);
         }
         self.flushing = Some(now);
@@ -413,7 +419,8 @@ impl Store {
     /// The rows that a compaction may remove now: its revision is flushed, and with it every row up to
     /// it, so that a restart can never bring back a revision that has lost its rows.
     pub fn compaction_due(&self) -> Option<Compaction> {
-        let to = self.flushed.1;
+        let early = planted::on(Bug::CompactBeforeFlush);
+        let to = if early { self.compact_revision } else { self.flushed.1 };
         (!self.compacting && to > self.compacted).then(|| Compaction { from: self.compacted.max(0), to })
     }
 

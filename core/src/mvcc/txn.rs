@@ -18,6 +18,7 @@ use crate::api::{
     RequestOp, ResponseBody, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::error::{Error, Fatal};
+use crate::planted::{self, Bug};
 use crate::types::{KeyRange, KeyValue, LeaseId};
 
 /// A transaction whose branches are chosen.
@@ -189,6 +190,13 @@ impl Store {
             checked = before.check_ranges(&plan);
         }
         if let Err(error) = checked {
+            if planted::on(Bug::TxnInPart)
+                && let Some(Step::Put(put)) = plan.steps.first()
+                && put.lease == 0
+            {
+                let changes = self.put(put, lease_exists)?.changes;
+                return Ok(Outcome { result: Err(error), changes });
+            }
             return Ok(Outcome::failed(error));
         }
         // The view goes before the writes: while it lives, each would copy what it shares.

@@ -11,12 +11,13 @@ use raft::eraftpb::{Entry, EntryType};
 
 use super::request::Wait;
 use super::{Node, NodeEvent, member, snapshot};
-use crate::api::{AlarmAction, AlarmKind, AlarmMember, Request, ResponseBody};
+use crate::api::{AlarmAction, AlarmKind, AlarmMember, Request, RequestOp, ResponseBody};
 use crate::backend::Table;
 use crate::cluster;
 use crate::command::{Command, CommandId, MemberChange, Op};
 use crate::error::{Error, Fatal};
 use crate::mvcc::{self, Outcome};
+use crate::planted::{self, Bug};
 
 type Applied = Result<ResponseBody, Error>;
 
@@ -67,12 +68,22 @@ impl Node {
         let outcome = match op {
             Op::Put(put) => self.store.put(&put, &|id| lessor.contains(id))?,
             Op::DeleteRange(delete) => self.store.delete_range(&delete)?,
-            Op::Txn(txn) => self.store.txn(&txn, &|id| lessor.contains(id))?,
+            Op::Txn(mut txn) => {
+                if planted::on(Bug::FollowersSkipTxnReads) && self.role != raft::StateRole::Leader {
+                    txn.success.retain(|op| !matches!(op, RequestOp::Range(_)));
+                    txn.failure.retain(|op| !matches!(op, RequestOp::Range(_)));
+                }
+                self.store.txn(&txn, &|id| lessor.contains(id))?
+            }
             Op::LeaseRevoke { id } => {
                 if self.lessor.revoke(id).is_err() {
                     return Ok(Err(Error::LeaseNotFound));
                 }
-                let outcome = self.store.revoke_lease(id)?;
+                let outcome = if planted::on(Bug::LeaseKeepsKeys) {
+                    Outcome { result: Ok(ResponseBody::LeaseRevoke), changes: Vec::new() }
+                } else {
+                    self.store.revoke_lease(id)?
+                };
                 self.store.set(Table::Leases, lease_key(id), None);
                 outcome
             }
@@ -161,7 +172,9 @@ impl Node {
             } else {
                 NodeEvent::AlarmCleared { member_id, alarm: kind }
             });
-            self.store.set(Table::Alarms, alarm_key(alarm), row);
+            if !planted::on(Bug::AlarmNotStored) {
+                self.store.set(Table::Alarms, alarm_key(alarm), row);
+            }
             alarms.push(alarm);
         } else if action == AlarmAction::Activate {
             alarms.push(alarm);
@@ -175,14 +188,17 @@ impl Node {
             Ok(rows) => rows,
             Err(error) => return Ok(Err(error)),
         };
-        self.store_rows(rows);
+        if !planted::on(Bug::MemberNotStored) {
+            self.store_rows(rows);
+        }
         if let Some(conf_change) = conf_change {
             let conf_state = self.raw.apply_conf_change(&conf_change).map_err(|error| {
                 Fatal(format!("a committed membership change cannot be applied: {error}"))
             })?;
             self.raw.mut_store().set_conf_state(conf_state.clone());
             snapshot::store_voters(&mut self.store, &conf_state);
-            if self.is_leader() && !self.voters().contains(&self.config.member_id) {
+            let leads_on = planted::on(Bug::RemovedLeaderLeads);
+            if self.is_leader() && !self.voters().contains(&self.config.member_id) && !leads_on {
                 // The crate would go on leading, and fail to find itself among those whose progress
                 // decides what is committed.
                 let term = self.raw.raft.term;

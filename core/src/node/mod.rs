@@ -48,6 +48,7 @@ use crate::command::CommandId;
 use crate::error::Fatal;
 use crate::lease::{Lessor, LessorOptions};
 use crate::mvcc::{Store, StoreOptions, StoreView};
+use crate::planted::{self, Bug};
 use crate::raft_log::RaftLog;
 use crate::rng::Rng;
 use crate::time::Time;
@@ -335,7 +336,23 @@ impl Node {
         }
         // An unknown peer or a stale response: the crate says so, and there is nothing to do.
         let _ = self.raw.step(message);
+        self.plant_commit();
         self.spread_election_timeout();
+    }
+
+    /// What a leader commits too early when that is planted.
+    fn plant_commit(&mut self) {
+        let raft = &mut self.raw.raft;
+        let index = if planted::on(Bug::CommitOldTerm) {
+            raft.mut_prs().maximal_committed_index().0
+        } else if planted::on(Bug::CommitWithoutQuorum) {
+            raft.raft_log.persisted
+        } else {
+            return;
+        };
+        if raft.state == StateRole::Leader {
+            raft.raft_log.commit_to(index);
+        }
     }
 
     /// Draws the election timeout as a pure function of seed, member, term and role, because the

@@ -11,8 +11,10 @@ use raft::StateRole;
 
 use super::peer_message::{PeerMessage, ProposalKind};
 use super::{Node, member};
+use crate::api::{PutResponse, ResponseBody};
 use crate::command::{Command, CommandId, Op};
 use crate::error::Error;
+use crate::planted::{self, Bug};
 use crate::types::{MemberId, Term};
 
 /// Ids at or above this are the node's own and belong to no client.
@@ -148,6 +150,13 @@ impl Node {
             }
         };
         self.spread_election_timeout();
+        if planted::on(Bug::AckBeforeCommit)
+            && result.is_ok()
+            && proposal.id.origin == self.config.member_id
+            && let Ok(Command { op: Op::Put(_), .. }) = Command::decode(&proposal.data)
+        {
+            self.finish(proposal.id.seq, Ok(ResponseBody::Put(PutResponse::default())));
+        }
         result.map_err(|_| ())
     }
 
@@ -189,13 +198,13 @@ impl Node {
         }
         if !self.is_leader() || term != self.term {
             // A refusal is definite, so it must not answer the copy of a message that was accepted.
-            if self.routing.never_accepted(term, id) {
+            if self.routing.never_accepted(term, id) || planted::on(Bug::RefuseAccepted) {
                 self.send(from, &PeerMessage::ProposeRefused { id, error: None });
             }
             return;
         }
         // A duplicated message must not become a second entry.
-        if !self.routing.accept(id) {
+        if !self.routing.accept(id) && !planted::on(Bug::DuplicateProposals) {
             return;
         }
         if self.propose_here(&Proposal { id, kind, data }).is_err() {
@@ -217,7 +226,10 @@ impl Node {
 
     /// A new leader, a new term, or none: what was under way to the old one is unknown now.
     pub(super) fn leader_changed(&mut self, led_before: bool) {
-        self.routing.sent.clear();
+        let sent = std::mem::take(&mut self.routing.sent);
+        if planted::on(Bug::ProposeAgain) {
+            self.routing.waiting.extend(sent.into_values());
+        }
         if self.is_leader() && self.routing.led != self.term {
             self.routing.led = self.term;
             self.routing.accepted.clear();

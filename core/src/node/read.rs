@@ -17,6 +17,7 @@ use crate::api::{AlarmAction, AlarmMember, Header, Request, Response, ResponseBo
 use crate::command::Op;
 use crate::error::{Error, Fatal};
 use crate::mvcc::{Ranged, StoreView};
+use crate::planted::{self, Bug};
 use crate::time::Time;
 use crate::types::{Index, MemberId};
 
@@ -103,10 +104,13 @@ impl Node {
         if reads.local.is_empty() && reads.remote.is_empty() || self.leader == 0 {
             return;
         }
-        if leads && !self.raw.raft.commit_to_current_term() {
+        let early = planted::on(Bug::ReadBeforeOwnTerm) && !self.raw.raft.commit_to_current_term();
+        if leads && !self.raw.raft.commit_to_current_term() && !early {
             return;
         }
-        reads.attempt += 1;
+        if !planted::on(Bug::ReadContextReused) || reads.attempt == 0 {
+            reads.attempt += 1;
+        }
         let context =
             ReadContext { member: self.config.member_id, boot: self.config.boot, attempt: reads.attempt };
         reads.round = Some(Round {
@@ -115,7 +119,9 @@ impl Node {
             remote: std::mem::take(&mut reads.remote),
             started: self.now,
         });
-        if leads {
+        if leads && (planted::on(Bug::ReadWithoutQuorum) || early) || planted::on(Bug::FollowerReadsLocally) {
+            self.confirm_round(context, self.raw.raft.raft_log.committed);
+        } else if leads {
             self.raw.read_index(context.to_bytes());
             self.spread_election_timeout();
         } else {
@@ -133,6 +139,8 @@ impl Node {
     fn confirm_round(&mut self, context: ReadContext, index: Index) {
         let Some(round) = self.reads.round.take_if(|round| round.context == context) else { return };
         for (from, context) in round.remote {
+            let late = index.saturating_sub(2);
+            let index = if planted::on(Bug::ReadIndexTooLow) { late } else { index };
             self.send(from, &PeerMessage::ReadIndexReply { context, index });
         }
         self.reads.confirmed.entry(index).or_default().extend(round.local);
@@ -168,7 +176,7 @@ impl Node {
     /// Runs the reads whose index is applied.
     pub(super) fn run_confirmed_reads(&mut self) {
         while let Some(entry) = self.reads.confirmed.first_entry() {
-            if *entry.key() > self.applied {
+            if *entry.key() > self.applied && !planted::on(Bug::ReadBeforeApplied) {
                 break;
             }
             for id in entry.remove() {
@@ -231,7 +239,8 @@ impl Node {
             return self.reply(id, Err(Error::LeaderChanged));
         }
         let Some(renewal) = self.lessor.renew(lease, self.now) else {
-            return self.answer(id, ResponseBody::LeaseKeepAlive { id: lease, ttl: 0 });
+            let ttl = if planted::on(Bug::RenewRevoked) { 10 } else { 0 };
+            return self.answer(id, ResponseBody::LeaseKeepAlive { id: lease, ttl });
         };
         if !renewal.reset_checkpoint {
             return self.answer(id, ResponseBody::LeaseKeepAlive { id: lease, ttl: renewal.ttl });

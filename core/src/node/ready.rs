@@ -12,6 +12,7 @@ use raft::{Ready, StateRole};
 
 use super::peer_message::{PeerMessage, RaftMessage};
 use super::{Node, NodeEvent, Output};
+use crate::planted::{self, Bug};
 use crate::raft_log::from_raft;
 use crate::wal::{Append, HardState, LogEntry, LogStart};
 
@@ -75,8 +76,13 @@ impl Node {
     fn append_of(&mut self, ready: &mut Ready) -> Append {
         let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_raft).collect();
         self.raw.mut_store().append(&entries);
-        let must_sync = ready.must_sync();
-        let hard_state = must_sync.then(|| self.hard_state());
+        let must_sync = ready.must_sync() && !(planted::on(Bug::TermNotPersisted) && entries.is_empty());
+        let mut hard_state = must_sync.then(|| self.hard_state());
+        if planted::on(Bug::VoteNotPersisted)
+            && let Some(hard_state) = &mut hard_state
+        {
+            hard_state.vote = 0;
+        }
         Append { log_start: None, entries, hard_state }
     }
 
@@ -91,7 +97,9 @@ impl Node {
             self.emit(Output::Append { seq: self.append.emitted, append });
         }
         self.append.waiting.push_back((number, self.append.emitted));
-        if !held.is_empty() {
+        if planted::on(Bug::AckBeforeFsync) {
+            self.send_messages(held);
+        } else if !held.is_empty() {
             self.append.held.push_back((self.append.emitted, held));
         }
         self.settle_appends();
@@ -115,6 +123,10 @@ impl Node {
             self.snapshots_persisted(number);
         }
         while let Some((_, messages)) = self.append.held.pop_front_if(|(seq, _)| *seq <= durable) {
+            let mut messages = messages;
+            if planted::on(Bug::ForgetVoteAnswer) {
+                messages.retain(|message| message.get_msg_type() != MessageType::MsgRequestVoteResponse);
+            }
             self.send_messages(messages);
         }
     }
@@ -157,7 +169,9 @@ impl Node {
         }
         let led_before = before.0 == StateRole::Leader;
         if led_before && (role != StateRole::Leader || term != before.1) {
-            self.lessor.demote();
+            if !planted::on(Bug::OldLeaderRevokes) {
+                self.lessor.demote();
+            }
             self.timers.lost_leadership();
         }
         self.leader_changed(led_before);
@@ -180,10 +194,8 @@ fn join_appends(messages: Vec<Message>) -> Vec<Message> {
         if append && let Some(before) = last.get(&message.to).and_then(|at| out.get_mut(*at)) {
             let end = before.entries.last().map_or((before.index, before.log_term), |e| (e.index, e.term));
             let size: usize = before.entries.iter().map(|entry| entry.data.len()).sum();
-            if end == (message.index, message.log_term)
-                && before.term == message.term
-                && size < JOIN_BYTES_MAX
-            {
+            let joins = end == (message.index, message.log_term) || planted::on(Bug::JoinedAppendGap);
+            if joins && before.term == message.term && size < JOIN_BYTES_MAX {
                 let mut entries = before.take_entries().into_vec();
                 entries.extend(message.take_entries());
                 before.set_entries(entries.into());

@@ -12,6 +12,7 @@ use crate::api::{AlarmAction, AlarmKind, Header, Request, Response, ResponseBody
 use crate::command::Op;
 use crate::error::Error;
 use crate::mvcc;
+use crate::planted::{self, Bug};
 use crate::time::Time;
 
 /// What a request waits for.
@@ -275,6 +276,9 @@ impl Node {
 
     /// Ends the requests whose time is over.
     pub(super) fn expire_requests(&mut self) {
+        if planted::on(Bug::RequestsWaitForever) {
+            return;
+        }
         while let Some(id) = self.requests.expired(self.now) {
             let pending = self.requests.remove(id).expect("it was just found");
             self.routing.forget(id);
@@ -287,6 +291,7 @@ impl Node {
             if pending.wait == Wait::Apply {
                 self.event(super::NodeEvent::ProposalFailed);
             }
+            let error = if planted::on(Bug::TimeoutAsRefusal) { Error::TooManyRequests } else { error };
             self.reply(id, Err(error));
         }
     }

@@ -18,6 +18,7 @@ use crate::backend::{Batch, Size, Table};
 use crate::cluster::Cluster;
 use crate::error::Fatal;
 use crate::mvcc::{Store, StoreOptions, StoreView};
+use crate::planted::{self, Bug};
 use crate::types::MemberId;
 use crate::wal::{Append, LogStart};
 
@@ -209,6 +210,9 @@ impl Node {
     }
 
     pub(super) fn handle_snapshot_sent(&mut self, to: MemberId, ok: bool) {
+        if !ok && planted::on(Bug::SnapshotFailureIgnored) {
+            return;
+        }
         let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.raw.report_snapshot(to, status);
         self.spread_election_timeout();
@@ -269,10 +273,15 @@ impl Node {
                 position.applied.index
             )));
         }
-        self.applied = position.applied.index;
+        if !planted::on(Bug::SnapshotKeepsApplied) {
+            self.applied = position.applied.index;
+        }
         self.applied_term = position.applied.term;
         self.flush.reset(self.applied);
         self.load_replicated_state()?;
+        if planted::on(Bug::SnapshotForgetsLeases) {
+            self.lessor.load([])?;
+        }
         let view = self.store.view();
         self.watch.restored(&view);
         Ok(())

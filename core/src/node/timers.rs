@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::request::Wait;
 use super::{AutoCompaction, Config, Node, NodeEvent, Output, Wakeup, WakeupReason, snapshot};
-use crate::backend::Size;
+use crate::backend::{Size, Table};
 use crate::command::Op;
+use crate::planted::{self, Bug};
 use crate::time::Time;
 
 const REVISION_COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
@@ -176,10 +177,11 @@ impl Node {
     }
 
     fn work_leases(&mut self) {
-        if !self.is_leader() {
+        let revokes = planted::on(Bug::OldLeaderRevokes) && self.lessor.is_primary();
+        if !self.is_leader() && !revokes {
             return;
         }
-        if !self.timers.leases_promoted {
+        if !self.timers.leases_promoted && self.is_leader() {
             // Only once everything that earlier leaders decided is applied.
             if !self.raw.raft.apply_to_current_term() {
                 return;
@@ -275,9 +277,16 @@ impl Node {
     }
 
     fn start_flush(&mut self) {
-        let position = self.log_start();
+        let mut position = self.log_start();
+        if planted::on(Bug::AppliedBehindData) && position.index > self.raw.store().first() {
+            position.index -= 1;
+        }
         snapshot::store_position(&mut self.store, position);
-        let Some(batch) = self.store.take_flush() else { return };
+        let Some(mut batch) = self.store.take_flush() else { return };
+        if planted::on(Bug::AppliedAheadOfData) {
+            let newest = batch.changes.iter().rposition(|(table, ..)| *table == Table::Index);
+            newest.map(|at| batch.changes.remove(at));
+        }
         self.flush.in_flight = true;
         self.flush.wanted = false;
         self.flush.covers = self.applied;
@@ -296,7 +305,8 @@ impl Node {
         if let Err(fatal) = self.store.flushed() {
             return self.fail(fatal);
         }
-        self.emit(Output::ReleaseLog { index: self.flush.flushed });
+        let released = if planted::on(Bug::ReleaseUnflushed) { self.applied } else { self.flush.flushed };
+        self.emit(Output::ReleaseLog { index: released });
     }
 
     pub(super) fn handle_compacted(&mut self, to: i64, size: Size) {

@@ -15,6 +15,7 @@ use super::disk::{Disk, DiskFile, SECTOR};
 use super::extent::Extent;
 use super::replay;
 use super::{Append, AppendStats, HardState, Metadata, Recovered, WalError, WalOptions};
+use crate::planted::{self, Bug};
 
 /// How many released files are kept for the segments to come.
 const SPARES_MAX: usize = 4;
@@ -386,7 +387,7 @@ impl<D: Disk> Wal<D> {
             write_zeros(&active.file, next, len).map_err(WalError::io(name, "extend"))?;
             active.len = len;
         }
-        if self.options.fsync {
+        if self.options.fsync && !planted::on(Bug::WalWithoutSync) {
             active.file.sync_data().map_err(WalError::io(name, "sync"))?;
         }
         active.offset = next;
@@ -437,7 +438,8 @@ impl<D: Disk> Wal<D> {
     }
 
     fn sync_dir(&self) -> Result<(), WalError> {
-        if self.options.fsync { self.disk.sync_dir().map_err(WalError::io(".", "sync")) } else { Ok(()) }
+        let fsync = self.options.fsync && !planted::on(Bug::WalWithoutDirectorySync);
+        if fsync { self.disk.sync_dir().map_err(WalError::io(".", "sync")) } else { Ok(()) }
     }
 
     /// Takes a file in as a spare, at most as long as a segment.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::watcher::Interest;
 use super::{Change, HistoryReader, event_size};
 use crate::error::Fatal;
+use crate::planted::{self, Bug};
 use crate::types::{Event, KeyRange, KeyValue};
 
 /// Turns changes into events and remembers the `prev_kv`s that it fetched.
@@ -70,7 +71,8 @@ impl<'a> Window<'a> {
 
     /// The events from `next` on that the interest asks for, up to about `bytes_max`.
     pub(super) fn batch(&mut self, interest: &Interest, next: i64, bytes_max: usize) -> Result<Batch, Fatal> {
-        let first = self.changes.partition_point(|change| change.revision.main < next);
+        let again = i64::from(planted::on(Bug::WatchRepeatsEvent));
+        let first = self.changes.partition_point(|change| change.revision.main < next - again);
         let mut hits: Vec<u32> = Vec::new();
         let mut take = |list: &Vec<u32>| {
             let from = list.partition_point(|&i| (i as usize) < first);
@@ -96,8 +98,11 @@ impl<'a> Window<'a> {
                 batch.next = change_main;
                 break;
             }
+            if planted::on(Bug::WatchSplitsRevision) && change_main == main {
+                continue;
+            }
             main = change_main;
-            let event = self.events.event(i, interest.prev_kv)?;
+            let event = self.events.event(i, interest.prev_kv && !planted::on(Bug::WatchPrevWrong))?;
             bytes += event_size(&event);
             batch.events.push(event);
         }

@@ -16,6 +16,7 @@ use super::watcher::{Groups, Interest, Watcher, WatcherKey};
 use super::{Change, HistoryReader, WatchOptions, WatchStats};
 use crate::api::{WatchCreateRequest, WatchResponse};
 use crate::error::{Error, Fatal};
+use crate::planted::{self, Bug};
 use crate::rng::Rng;
 use crate::time::Time;
 use crate::types::{Event, Revision};
@@ -254,7 +255,7 @@ impl WatchHub {
             let state = self.streams.get_mut(&stream).expect("a synced watcher has a stream");
             let has_room = state.has_room(&self.options);
             let watcher = state.watchers.get_mut(&watch_id).expect("a synced watcher is on its stream");
-            if main < watcher.next {
+            if main < watcher.next && !planted::on(Bug::WatchFutureGetsOld) {
                 continue;
             }
             if has_room {
@@ -322,7 +323,13 @@ impl WatchHub {
         let mut behind = Vec::new();
         for (&stream, state) in &self.streams {
             for (&id, watcher) in &state.watchers {
-                let position = watcher.next.max(told + 1);
+                let mut position = watcher.next.max(told + 1);
+                if planted::on(Bug::WatchReplaysAfterSnapshot) {
+                    position = store.compact_revision().max(2);
+                }
+                if planted::on(Bug::WatchGapAfterSnapshot) {
+                    continue;
+                }
                 if watcher.synced && position <= revision {
                     behind.push((stream, id, position));
                 }
@@ -556,6 +563,7 @@ impl WatchHub {
         while let Some(state) = self.streams.get(&stream)
             && let Some(&(next, watch_id)) = state.unsynced.first()
             && next < store.compact_revision()
+            && !planted::on(Bug::WatchGapAfterCompaction)
             && state.has_room(&self.options)
         {
             self.remove(stream, watch_id);
@@ -600,7 +608,8 @@ impl WatchHub {
             let tell = state
                 .watchers
                 .get(&watch_id)
-                .is_some_and(|watcher| watcher.synced && watcher.idle && watcher.next <= revision + 1);
+                .is_some_and(|watcher| watcher.synced && watcher.idle && watcher.next <= revision + 1)
+                || planted::on(Bug::WatchProgressOvertakes);
             if tell {
                 state.push(WatchResponse { revision, watch_id, ..WatchResponse::default() });
             }
@@ -608,7 +617,7 @@ impl WatchHub {
         let state = &self.streams[&stream];
         // etcd #15220: only when every event up to the revision is in the queue before the answer.
         let answer = state.progress_requested
-            && state.unsynced.is_empty()
+            && (state.unsynced.is_empty() || planted::on(Bug::WatchProgressOvertakes))
             && !self.has_future(state)
             && state.has_room(&self.options);
         if let Some(state) = self.streams.get_mut(&stream) {

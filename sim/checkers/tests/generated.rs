@@ -31,7 +31,8 @@ fn range(keys: Keys, serializable: bool) -> Action {
 fn action(number: u64, plan: &Planned) -> Action {
     let key = format!("k{}", plan.key);
     let one = Keys::One(key.clone());
-    let put = Action::Put { key, value: format!("v{number}"), lease: 0, prev_kv: plan.before % 2 == 0 };
+    let put =
+        Action::Put { key, value: format!("v{number}"), lease: 0, prev_kv: plan.before.is_multiple_of(2) };
     match plan.kind {
         0..=3 => put,
         4 => Action::Delete { keys: one, prev_kv: true },
@@ -68,10 +69,10 @@ fn run(plan: &[Planned]) -> (Vec<Operation>, Replay) {
         let action = action(number, planned);
         let moment = number * 100 + 1000;
         // A lost operation may have taken effect or not.
-        let applied = !planned.lost || planned.before % 2 == 0;
+        let applied = !planned.lost || planned.before.is_multiple_of(2);
         let (body, changes) = replay.evaluate(&action, replay.revision());
         if applied {
-            changes.into_iter().for_each(|change| replay.push(change).unwrap());
+            changes.into_iter().for_each(|change| replay.push(change).expect("changes come in order"));
         }
         let outcome = if planned.lost {
             Outcome::Unknown { why: "timeout".to_owned() }
@@ -101,7 +102,7 @@ fn find(ops: &[Operation], wanted: impl Fn(&Operation) -> bool) -> Option<usize>
 
 fn without(changes: &[Change], revision: i64) -> Replay {
     let rest: Vec<Change> = changes.iter().filter(|change| change.revision != revision).cloned().collect();
-    Replay::new(&rest).unwrap()
+    Replay::new(&rest).expect("the rest is in order")
 }
 
 proptest! {
@@ -227,7 +228,7 @@ fn a_million_operations_are_checked_in_order() {
             key: (at % 3) as u8,
             before: at * 7 % 300,
             after: 1 + at * 11 % 300,
-            lost: at % 50 == 0,
+            lost: at.is_multiple_of(50),
         })
         .collect();
     let (ops, replay) = run(&plan);

@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use redb::StorageBackend;
 
@@ -21,12 +22,18 @@ use crate::data_dir::private_file;
 pub(crate) struct FileState {
     full: Arc<AtomicBool>,
     retired: Arc<AtomicBool>,
+    busy_nanoseconds: Arc<AtomicU64>,
 }
 
 impl FileState {
     /// Whether a write has failed for want of space.
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
+    }
+
+    /// The time that was spent in writes and syncs.
+    pub(crate) fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy_nanoseconds.load(Ordering::Relaxed))
     }
 
     /// No write reaches the file any more.
@@ -53,7 +60,11 @@ impl BackendFile {
         if self.state.retired.load(Ordering::Relaxed) {
             return Err(io::Error::other("this file belongs to a newer handle"));
         }
-        change(&self.file).inspect_err(|error| {
+        let started = Instant::now();
+        let changed = change(&self.file);
+        let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.state.busy_nanoseconds.fetch_add(took, Ordering::Relaxed);
+        changed.inspect_err(|error| {
             if error.kind() == io::ErrorKind::StorageFull {
                 self.state.full.store(true, Ordering::Relaxed);
             }

@@ -23,7 +23,7 @@ use crate::backend_file::{BackendFile, FileState};
 use crate::config::{ClusterState, Config, Url, resolve_host, same_endpoints};
 use crate::data_dir::{self, DataDir};
 use crate::driver::hex;
-use crate::wal_disk::FsDisk;
+use crate::wal_disk::{DiskTimes, FsDisk};
 
 /// How long one peer may take to describe the cluster.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ const JOIN_RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Booted {
     pub(crate) metadata: Metadata,
     pub(crate) wal: Wal<FsDisk>,
+    pub(crate) wal_times: Arc<DiskTimes>,
     pub(crate) recovered: Recovered,
     pub(crate) backend: Arc<RedbBackend>,
     pub(crate) backend_file: FileState,
@@ -72,6 +73,7 @@ pub(crate) async fn boot(config: &Config, dir: &DataDir) -> Result<Booted, Strin
 }
 
 fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, String> {
+    let wal_times = disk.times();
     tracing::info!(
         data_dir = %dir.root().display(),
         "the server is already initialized as member before, starting as etcd member"
@@ -96,6 +98,7 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
     Ok(Booted {
         metadata: found.metadata,
         wal,
+        wal_times,
         recovered,
         backend,
         backend_file,
@@ -206,9 +209,10 @@ fn create(
     backend.commit(batch).map_err(|fatal| fatal.0)?;
     data_dir::sync_dir(&dir.snap()).map_err(|error| error.to_string())?;
     let first = Append { log_start: Some(log_start), entries: Vec::new(), hard_state: Some(hard_state) };
+    let wal_times = disk.times();
     let wal = Wal::create(disk, metadata, &first, wal_options(config)).map_err(|error| error.to_string())?;
     let recovered = Recovered { log_start, hard_state, entries: Vec::new() };
-    Ok(Booted { metadata, wal, recovered, backend, backend_file, peers, boot: boot_number() })
+    Ok(Booted { metadata, wal, wal_times, recovered, backend, backend_file, peers, boot: boot_number() })
 }
 
 fn wal_options(config: &Config) -> WalOptions {

@@ -8,6 +8,7 @@ mod driver;
 mod events;
 pub mod log;
 pub mod metrics;
+mod peer_calls;
 mod run;
 pub mod version;
 pub mod views;

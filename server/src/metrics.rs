@@ -1,56 +1,64 @@
 //! The numbers that operators watch, under etcd's names.
 //!
 //! Names, types, label names and buckets are etcd's, so that dashboards and alert rules work unchanged;
-//! what etcd has no name for is called `cairn_*`. A family is here only if something feeds it: a constant
-//! zero would hide that nobody counts. The threads of the driver count through the methods of
+//! what etcd has no name for is called `cairn_*`. A family is here only if something feeds it, or if what it
+//! counts does not exist (`absent`); etcd's durations of the watch streams' send loop and its `go_gc_*` and
+//! `go_memstats_*` are left out, because nothing here could feed them. The threads of the driver count through the methods of
 //! [`Metrics`], services through [`GrpcMetricsLayer`], the transport through [`PeerMetrics`]; state that
 //! the node publishes is taken over by [`Metrics::observe`].
 //!
 //! Invariant: counting never blocks and never fails; [`Metrics::encode`] may be called at any time.
 
+mod absent;
+mod applies;
 mod grpc;
+mod health;
 mod peer;
 mod process;
+mod state;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use cairn_core::api::AlarmKind;
-use cairn_core::node::{NodeEvent, Role, Status};
+use cairn_core::node::{AppliedOps, NodeEvent, Role, Status};
 use cairn_core::types::MemberId;
+use cairn_net::http::client::HealthCheck;
 
 pub use grpc::{Counted, GrpcMetricsLayer, GrpcMetricsService};
 pub use peer::PeerMetrics;
+pub use storage::LogTimes;
 pub use text::{Counter, Gauge, Histogram};
 
+use applies::ApplyMetrics;
 use grpc::GrpcMetrics;
+use health::HealthMetrics;
+use storage::StorageMetrics;
 use text::{Kind, Page};
+
+use crate::config::{Features, Stage};
 
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
     server_version: String,
-    wal_sync_seconds: Histogram,
-    wal_bytes: Gauge,
-    commit_seconds: Histogram,
-    defrag_seconds: Histogram,
-    defrags: Gauge,
-    snapshot_seconds: Histogram,
-    compaction_milliseconds: Histogram,
-    compaction_last: Gauge,
+    features: Vec<(&'static str, &'static str, bool)>,
+    storage: StorageMetrics,
+    applies: ApplyMetrics,
+    health: HealthMetrics,
     leader_changes: Counter,
     proposals_failed: Counter,
     slow_reads: Counter,
     failed_reads: Counter,
+    late_heartbeats: Counter,
     leases_expired: Counter,
     promotions: Counter,
     installs: Gauge,
-    health_success: Counter,
-    health_failures: Counter,
+    scrapes: Counter,
     grpc: Arc<GrpcMetrics>,
     peers: Mutex<BTreeMap<MemberId, Arc<PeerMetrics>>>,
     status: Mutex<Option<Status>>,
@@ -58,27 +66,24 @@ pub struct Metrics {
 
 impl Metrics {
     /// `server_version` is etcd's version that the server answers as; `extensive` (`--metrics
-    /// extensive`) adds how long gRPC calls take.
-    pub fn new(server_version: &str, extensive: bool) -> Self {
+    /// extensive`) adds how long gRPC calls take; `features` are the feature gates.
+    pub fn new(server_version: &str, extensive: bool, features: &Features) -> Self {
+        let stage = |stage| if stage == Stage::Alpha { "ALPHA" } else { "BETA" };
         Self {
             server_version: server_version.to_owned(),
-            wal_sync_seconds: Histogram::exponential(0.001, 2.0, 14),
-            wal_bytes: Gauge::default(),
-            commit_seconds: Histogram::exponential(0.001, 2.0, 14),
-            defrag_seconds: Histogram::exponential(0.1, 2.0, 13),
-            defrags: Gauge::default(),
-            snapshot_seconds: Histogram::exponential(0.01, 2.0, 17),
-            compaction_milliseconds: Histogram::exponential(100.0, 2.0, 14),
-            compaction_last: Gauge::default(),
+            features: features.iter().map(|(name, ripe, on)| (name, stage(ripe), on)).collect(),
+            storage: StorageMetrics::new(),
+            applies: ApplyMetrics::new(),
+            health: HealthMetrics::default(),
             leader_changes: Counter::default(),
             proposals_failed: Counter::default(),
             slow_reads: Counter::default(),
             failed_reads: Counter::default(),
+            late_heartbeats: Counter::default(),
             leases_expired: Counter::default(),
             promotions: Counter::default(),
             installs: Gauge::default(),
-            health_success: Counter::default(),
-            health_failures: Counter::default(),
+            scrapes: Counter::default(),
             grpc: Arc::new(GrpcMetrics::new(extensive)),
             peers: Mutex::default(),
             status: Mutex::default(),
@@ -86,37 +91,54 @@ impl Metrics {
     }
 
     /// The log has written and synchronised `bytes`.
-    pub fn wal_synced(&self, took: Duration, bytes: u64) {
-        self.wal_sync_seconds.seconds(took);
-        self.wal_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    pub fn wal_synced(&self, times: LogTimes, bytes: u64) {
+        self.storage.wal_synced(times, bytes);
     }
 
-    /// The backend has committed a batch.
-    pub fn backend_committed(&self, took: Duration) {
-        self.commit_seconds.seconds(took);
+    /// The backend has committed a batch, and was in its file for a part of the time.
+    pub fn backend_committed(&self, took: Duration, in_file: Duration) {
+        self.storage.committed(took, in_file);
     }
 
     /// The backend begins to rewrite its file; [`Metrics::defragmented`] follows.
     pub fn defragment_started(&self) {
-        self.defrags.set(1);
+        self.storage.defragment_started();
     }
 
     /// The backend has rewritten its file, or has failed to.
     pub fn defragmented(&self, took: Duration) {
-        self.defrags.set(0);
-        self.defrag_seconds.seconds(took);
+        self.storage.defragmented(took);
+    }
+
+    /// A batch of a physical compaction was committed, which removed that many changes.
+    pub fn compacted_batch(&self, took: Duration, keys: u64) {
+        self.storage.compacted_batch(took, keys);
     }
 
     /// A physical compaction has ended.
     pub fn compacted(&self, took: Duration) {
-        self.compaction_milliseconds.observe(took.as_secs_f64() * 1000.0);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.compaction_last.set(now.as_secs());
+        self.storage.compacted(took);
     }
 
     /// A snapshot of the backend was streamed to its reader.
     pub fn snapshot_streamed(&self, took: Duration) {
-        self.snapshot_seconds.seconds(took);
+        self.storage.snapshot_streamed(took);
+    }
+
+    /// A peer's snapshot is complete on disk; a part of the time made it durable.
+    pub fn snapshot_saved(&self, took: Duration, sync: Duration) {
+        self.storage.snapshot_saved(took, sync);
+    }
+
+    /// A received snapshot is in the place of the state; a part of the time made that durable.
+    pub fn snapshot_placed(&self, took: Duration, sync: Duration) {
+        self.storage.snapshot_placed(took, sync);
+    }
+
+    /// A view of the backend is being read, until the answer is dropped.
+    pub fn view_opened(&self) -> OpenView<'_> {
+        self.storage.open_views.add(1);
+        OpenView(&self.storage.open_views)
     }
 
     /// The backend's state begins to be replaced by a received snapshot; the node's event
@@ -125,9 +147,19 @@ impl Metrics {
         self.installs.set(1);
     }
 
-    /// A probe of `/health` was answered.
-    pub fn health_checked(&self, healthy: bool) {
-        if healthy { self.health_success.inc() } else { self.health_failures.inc() }
+    /// A probe over HTTP was answered.
+    pub fn health_checked(&self, check: HealthCheck) {
+        self.health.checked(check);
+    }
+
+    /// A turn of the node's thread has applied what lies between the two counts.
+    pub fn applied(&self, before: &AppliedOps, now: &AppliedOps, took: Duration) {
+        self.applies.turn(before, now, took);
+    }
+
+    /// A leader's heartbeats are due for long.
+    pub fn heartbeat_late(&self) {
+        self.late_heartbeats.inc();
     }
 
     /// Counts what the node tells.
@@ -172,14 +204,18 @@ impl Metrics {
     /// The page that Prometheus scrapes, in text format 0.0.4.
     pub fn encode(&self) -> String {
         let mut page = Page::default();
-        self.encode_storage(&mut page);
+        self.storage.encode(&mut page);
+        self.applies.encode(&mut page);
+        self.health.encode(&mut page);
         self.encode_server(&mut page);
+        self.encode_scrapes(&mut page);
         self.grpc.encode(&mut page);
         process::encode(&mut page);
+        absent::encode(&mut page);
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let local = status.as_ref().map_or(0, |status| status.member_id);
         if let Some(status) = &status {
-            encode_status(&mut page, status);
+            state::encode(&mut page, status);
         }
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (id, peer) in peers {
@@ -188,29 +224,17 @@ impl Metrics {
         page.finish()
     }
 
-    fn encode_storage(&self, page: &mut Page) {
-        let help = "How long a write to the log took until it was durable, in seconds.";
-        page.histogram("etcd_disk_wal_fsync_duration_seconds", help, &[], &self.wal_sync_seconds);
-        let help = "Total number of bytes written to the log.";
-        page.gauge("etcd_disk_wal_write_bytes_total", help, &[], &self.wal_bytes);
-        let help = "How long the backend took to commit a batch, in seconds.";
-        page.histogram("etcd_disk_backend_commit_duration_seconds", help, &[], &self.commit_seconds);
-        let help = "How long the backend took to rewrite its file, in seconds.";
-        page.histogram("etcd_disk_backend_defrag_duration_seconds", help, &[], &self.defrag_seconds);
-        let help = "Whether the backend is rewriting its file.";
-        page.gauge("etcd_disk_defrag_inflight", help, &[], &self.defrags);
-        let help = "How long the streaming of a snapshot took, in seconds.";
-        page.histogram("etcd_disk_backend_snapshot_duration_seconds", help, &[], &self.snapshot_seconds);
-        let help = "How long physical compactions took, in milliseconds.";
-        let name = "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds";
-        page.histogram(name, help, &[], &self.compaction_milliseconds);
-        let help = "The unix time of the last physical compaction.";
-        page.gauge("etcd_debugging_mvcc_db_compaction_last", help, &[], &self.compaction_last);
-    }
-
     fn encode_server(&self, page: &mut Page) {
         let labels = [("server_version", self.server_version.as_str())];
         page.sample("etcd_server_version", Kind::Gauge, "Which version is running.", &labels, 1);
+        let help = "Which version of Go the server runs on.";
+        let labels = [("server_go_version", "none")];
+        page.sample("etcd_server_go_version", Kind::Gauge, help, &labels, 1);
+        for (name, stage, on) in &self.features {
+            let labels = [("name", *name), ("stage", *stage)];
+            let help = "Whether a feature is enabled.";
+            page.sample("etcd_server_feature_enabled", Kind::Gauge, help, &labels, u8::from(*on));
+        }
         let mut counter = |name, help: &str, counter| page.counter(name, help, &[], counter);
         let help = "The number of leader changes seen.";
         counter("etcd_server_leader_changes_seen_total", help, &self.leader_changes);
@@ -220,76 +244,35 @@ impl Metrics {
         counter("etcd_server_slow_read_indexes_total", help, &self.slow_reads);
         let help = "The total number of linearizable reads that the leader did not confirm.";
         counter("etcd_server_read_indexes_failed_total", help, &self.failed_reads);
+        let help = "The total number of heartbeats that this leader was late to send.";
+        counter("etcd_server_heartbeat_send_failures_total", help, &self.late_heartbeats);
         let help = "The total number of expired leases.";
         counter("etcd_debugging_server_lease_expired_total", help, &self.leases_expired);
         let help = "The total number of learners promoted while this member led.";
         counter("etcd_server_learner_promote_successes", help, &self.promotions);
-        let help = "The total number of health checks that succeeded.";
-        counter("etcd_server_health_success", help, &self.health_success);
-        let help = "The total number of health checks that failed.";
-        counter("etcd_server_health_failures", help, &self.health_failures);
         let help = "Whether a received snapshot is replacing the state.";
         page.gauge("etcd_server_snapshot_apply_in_progress_total", help, &[], &self.installs);
     }
+
+    /// Scrapes always succeed, and are so short that this one is the only one under way.
+    fn encode_scrapes(&self, page: &mut Page) {
+        let help = "Current number of scrapes being served.";
+        page.sample("promhttp_metric_handler_requests_in_flight", Kind::Gauge, help, &[], 1);
+        for (code, count) in [("200", self.scrapes.value()), ("500", 0), ("503", 0)] {
+            let help = "Total number of scrapes by HTTP status code.";
+            let labels = [("code", code)];
+            page.sample("promhttp_metric_handler_requests_total", Kind::Counter, help, &labels, count);
+        }
+        self.scrapes.inc();
+    }
 }
 
-fn encode_status(page: &mut Page, status: &Status) {
-    let id = format!("{:x}", status.member_id);
-    let one = |condition: bool| u64::from(condition);
-    page.sample(
-        "etcd_server_id",
-        Kind::Gauge,
-        "Server or member ID in hexadecimal format.",
-        &[("server_id", &id)],
-        1,
-    );
-    if let Some(version) = &status.cluster_version {
-        // As etcd shows it, without the patch number.
-        let short = version.rsplit_once('.').map_or(version.as_str(), |(short, _)| short);
-        let help = "Which cluster version is running.";
-        page.sample("etcd_cluster_version", Kind::Gauge, help, &[("cluster_version", short)], 1);
+/// Counts a view as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenView<'a>(&'a Gauge);
+
+impl Drop for OpenView<'_> {
+    fn drop(&mut self) {
+        self.0.add(-1);
     }
-    for alarm in &status.alarms {
-        let kind = match alarm.alarm {
-            AlarmKind::NoSpace => "NOSPACE",
-            AlarmKind::Corrupt => "CORRUPT",
-        };
-        let member = format!("{:x}", alarm.member_id);
-        let labels = [("server_id", member.as_str()), ("alarm_type", kind)];
-        page.sample("etcd_debugging_server_alarms", Kind::Gauge, "Active alarms.", &labels, 1);
-    }
-    for member in status.members.iter().filter(|member| member.id != status.member_id) {
-        let remote = format!("{:x}", member.id);
-        let labels = [("Local", id.as_str()), ("Remote", &remote)];
-        page.sample("etcd_network_known_peers", Kind::Gauge, "The members that are known.", &labels, 1);
-    }
-    let mut gauge = |name, help: &str, value: u64| page.sample(name, Kind::Gauge, help, &[], value);
-    let count = |count: usize| count as u64;
-    gauge("etcd_server_has_leader", "Whether a leader exists.", one(status.leader != 0));
-    gauge("etcd_server_is_leader", "Whether this member leads.", one(status.role == Role::Leader));
-    gauge("etcd_server_is_learner", "Whether this member is a learner.", one(status.role == Role::Learner));
-    gauge("etcd_server_proposals_committed_total", "The last committed index.", status.committed);
-    gauge("etcd_server_proposals_applied_total", "The last applied index.", status.applied);
-    gauge("etcd_server_proposals_pending", "Requests that are not answered yet.", count(status.requests));
-    gauge("etcd_server_quota_backend_bytes", "The backend's quota in bytes.", status.quota_bytes);
-    gauge("etcd_mvcc_db_total_size_in_bytes", "The size of the backend's file in bytes.", status.db_size);
-    // 3.4's name of the same, which its dashboards use.
-    let help = "The size of the backend's file in bytes.";
-    gauge("etcd_debugging_mvcc_db_total_size_in_bytes", help, status.db_size);
-    let help = "The part of the backend's file that is in use, in bytes.";
-    gauge("etcd_mvcc_db_total_size_in_use_in_bytes", help, status.db_size_in_use);
-    gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", count(status.watch_streams));
-    gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", count(status.watchers));
-    let help = "Watchers that are behind and catch up.";
-    gauge("etcd_debugging_mvcc_slow_watcher_total", help, count(status.slow_watchers));
-    gauge("cairn_leases", "Leases that exist.", count(status.leases));
-    gauge("cairn_raft_term", "Raft's term.", status.term);
-    gauge(
-        "cairn_backend_flushed_index",
-        "The last index whose effects are in the backend's file.",
-        status.flushed,
-    );
-    let mut signed = |name, help: &str, value: i64| page.sample(name, Kind::Gauge, help, &[], value);
-    signed("etcd_debugging_mvcc_current_revision", "The store's revision.", status.revision);
-    signed("etcd_debugging_mvcc_compact_revision", "The compact revision.", status.compact_revision);
 }

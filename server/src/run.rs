@@ -19,9 +19,10 @@ use tonic::service::Routes;
 use crate::boot;
 use crate::config::{AutoCompaction, Config, Url};
 use crate::data_dir::DataDir;
-use crate::driver::{self, Driver, Event, Notice, Peers, ReadPool, Receiver, Storage, Workers, hex};
+use crate::driver::{self, Driver, Event, Notice, Pace, Peers, ReadPool, Receiver, Storage, Workers, hex};
 use crate::events;
 use crate::metrics::Metrics;
+use crate::peer_calls;
 use crate::version::{API_VERSION, CLUSTER_VERSION};
 use crate::views::StoreViews;
 
@@ -68,7 +69,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         "name" = config.name,
         "starting member"
     );
-    let metrics = Arc::new(Metrics::new(API_VERSION, config.metrics_extensive));
+    let metrics = Arc::new(Metrics::new(API_VERSION, config.metrics_extensive, &config.features));
     let (event_tx, event_rx) = crossbeam_channel::unbounded();
     let (notice_tx, mut notices) = mpsc::unbounded_channel();
     let (removed_tx, mut removed_rx) = watch::channel(false);
@@ -99,7 +100,8 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     let (storage_tx, storage_rx) = crossbeam_channel::unbounded();
     let spawned = |error: std::io::Error| format!("cannot start a thread: {error}");
     let log_thread =
-        driver::spawn_log(booted.wal, log_rx, event_tx.clone(), metrics.clone()).map_err(spawned)?;
+        driver::spawn_log(booted.wal, log_rx, event_tx.clone(), booted.wal_times, metrics.clone())
+            .map_err(spawned)?;
     let storage = Storage {
         backend,
         file: booted.backend_file,
@@ -114,8 +116,9 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     let workers = Workers {
         log: log_tx,
         storage: storage_tx,
-        reads: ReadPool::start_threads(2, &event_tx).map_err(spawned)?,
+        reads: ReadPool::start_threads(2, &event_tx, &metrics).map_err(spawned)?,
         peers: peers.clone(),
+        pace: Pace::new(metrics.clone(), Duration::from_millis(config.heartbeat_ms)),
         notices: notice_tx,
         status: status_tx,
     };
@@ -168,6 +171,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         }
     });
 
+    let probes = tokio::spawn(peer_calls::probe(peers.clone(), status_rx.clone(), metrics.clone()));
     let mut clients = Some((client_listeners, http_listeners, metrics_listeners));
     let mut signals = Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let end = loop {
@@ -240,6 +244,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     let _ = event_tx.send(Event::Stop);
     drop(handle);
     status_task.abort();
+    probes.abort();
     let _ = (&mut status_task).await;
     for thread in [node_thread, log_thread, storage_thread] {
         let _ = thread.join();
@@ -293,6 +298,10 @@ fn listener_options(config: &Config) -> ListenerOptions {
 fn http_state(config: &Config, handle: Handle, metrics: Arc<Metrics>) -> client::ClientHttp {
     client::ClientHttp {
         handle,
+        checked: {
+            let metrics = metrics.clone();
+            Arc::new(move |check| metrics.health_checked(check))
+        },
         metrics: Arc::new(move || metrics.encode()),
         probe_timeout: Duration::from_secs(5) + 2 * Duration::from_millis(config.election_ms),
         cors: config.cors.clone(),

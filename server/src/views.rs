@@ -72,6 +72,7 @@ impl StoreViews {
 
 impl Views for StoreViews {
     fn range(&self, view: &StoreView, request: &RangeRequest) -> Result<RangeResponse, Error> {
+        let _open = self.metrics.view_opened();
         match view.range(request, None) {
             Ok(Ok(Ranged::Done(response))) => Ok(response),
             // Only a bound on visited rows, and there is none, makes a range too long.
@@ -92,6 +93,7 @@ impl Views for StoreViews {
         let (sender, chunks) = bounded(CHUNKS_MAX);
         let views = self.clone();
         thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
+            let _open = views.metrics.view_opened();
             match write(&plan, &rows, &sender) {
                 Ok(()) => views.metrics.snapshot_streamed(started.elapsed()),
                 // A reader that has gone away does not hear of it, and need not.

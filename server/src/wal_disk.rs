@@ -8,6 +8,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use cairn_core::wal::{Disk, DiskFile};
 
@@ -17,11 +20,28 @@ pub struct FsDisk {
     path: PathBuf,
     /// Kept open: the directory is synced after each change of a name.
     directory: File,
+    times: Arc<DiskTimes>,
 }
 
 /// One open file.
 #[derive(Debug)]
-pub struct FsFile(File);
+pub struct FsFile {
+    file: File,
+    times: Arc<DiskTimes>,
+}
+
+/// Where the time of a directory's files goes.
+#[derive(Debug, Default)]
+pub struct DiskTimes {
+    sync_nanoseconds: AtomicU64,
+}
+
+impl DiskTimes {
+    /// The time that all syncs of files took.
+    pub fn sync(&self) -> Duration {
+        Duration::from_nanos(self.sync_nanoseconds.load(Ordering::Relaxed))
+    }
+}
 
 impl FsDisk {
     /// The directory at `path`, created with mode 0700 when there is none; its parents must exist.
@@ -38,7 +58,17 @@ impl FsDisk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        Ok(Self { path: path.to_owned(), directory: File::open(path)? })
+        let directory = File::open(path)?;
+        Ok(Self { path: path.to_owned(), directory, times: Arc::default() })
+    }
+
+    /// Where the time goes; goes on counting.
+    pub fn times(&self) -> Arc<DiskTimes> {
+        self.times.clone()
+    }
+
+    fn file(&self, file: File) -> FsFile {
+        FsFile { file, times: self.times.clone() }
     }
 }
 
@@ -57,13 +87,13 @@ impl Disk for FsDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<FsFile> {
-        OpenOptions::new().read(true).write(true).open(self.path.join(name)).map(FsFile)
+        OpenOptions::new().read(true).write(true).open(self.path.join(name)).map(|file| self.file(file))
     }
 
     fn create(&self, name: &str) -> io::Result<FsFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        options.open(self.path.join(name)).map(FsFile)
+        options.open(self.path.join(name)).map(|file| self.file(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -81,23 +111,27 @@ impl Disk for FsDisk {
 
 impl DiskFile for FsFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        self.file.read_at(buf, offset)
     }
 
     fn write_all_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(buf, offset)
+        self.file.write_all_at(buf, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let started = Instant::now();
+        let synced = self.file.sync_data();
+        let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.times.sync_nanoseconds.fetch_add(took, Ordering::Relaxed);
+        synced
     }
 }
 

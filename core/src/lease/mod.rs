@@ -8,6 +8,7 @@
 //! Invariant: without a renewal, the remaining time of a lease never grows, across leaders too as far
 //! as checkpoints were applied (etcd PR13508); a lease that has expired never renews.
 
+mod counts;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,8 @@ use crate::error::{Error, Fatal};
 use crate::planted::{self, Bug};
 use crate::time::Time;
 use crate::types::LeaseId;
+
+pub use counts::{LeaseCounts, TTL_BUCKETS};
 
 /// The longest TTL that a client may ask for, in seconds.
 pub const TTL_MAX: i64 = 9_000_000_000;
@@ -140,6 +143,7 @@ pub struct Lessor {
     checkpoints: BTreeSet<(Time, LeaseId)>,
     /// How many leases `due` named when, within the last second.
     named: VecDeque<(Time, usize)>,
+    counts: LeaseCounts,
 }
 
 impl Lessor {
@@ -154,6 +158,7 @@ impl Lessor {
             due: BTreeSet::new(),
             checkpoints: BTreeSet::new(),
             named: VecDeque::new(),
+            counts: LeaseCounts::default(),
         }
     }
 
@@ -205,6 +210,7 @@ impl Lessor {
         }
         let lease = Lease { id, ttl: self.granted_ttl(ttl), remaining_ttl: 0 };
         self.leases.insert(id, Entry::new(lease));
+        self.counts.grant(&lease);
         if self.primary {
             self.start(id, now);
         }
@@ -217,7 +223,9 @@ impl Lessor {
     /// There is no such lease.
     pub fn revoke(&mut self, id: LeaseId) -> Result<(), Error> {
         self.unschedule(id);
-        self.leases.remove(&id).map(|_| ()).ok_or(Error::LeaseNotFound)
+        self.leases.remove(&id).ok_or(Error::LeaseNotFound)?;
+        self.counts.revoked += 1;
+        Ok(())
     }
 
     /// Applies a checkpoint (0 clears it) and returns the lease for its row; `None` if there is no such
@@ -289,6 +297,7 @@ impl Lessor {
         let reset_checkpoint = lease.remaining_ttl > 0 || entry.checkpointed.is_some();
         entry.checkpointed = None;
         self.run(id, lease.ttl, now);
+        self.counts.renewed += 1;
         Some(Renewal { ttl: lease.ttl, reset_checkpoint })
     }
 
@@ -297,6 +306,16 @@ impl Lessor {
         let entry = self.leases.get(&id)?;
         let left = if self.primary { whole_seconds(entry.expiry.since(now)) } else { entry.lease.left() };
         Some((entry.lease.ttl, left))
+    }
+
+    /// What happened to leases since the start.
+    pub fn counts(&self) -> LeaseCounts {
+        self.counts
+    }
+
+    /// Goes on counting where another lessor has come to.
+    pub fn count_from(&mut self, counts: LeaseCounts) {
+        self.counts = counts;
     }
 
     /// How many leases there are.

@@ -10,6 +10,7 @@
 
 mod check;
 mod compact;
+mod counts;
 mod hash;
 mod record;
 mod store;
@@ -21,6 +22,7 @@ pub use check::{
     check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable, put_cost, txn_cost,
 };
 pub use compact::{Compaction, compact_batch};
+pub use counts::StoreCounts;
 pub use hash::HashKv;
 pub use store::{Change, META_COMPACT_REVISION, META_COMPACTED, META_REVISION, Outcome, Store, StoreOptions};
 pub use view::{Ranged, StoreRow, StoreView};

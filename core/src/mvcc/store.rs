@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::compact::Compaction;
+use super::counts::{ReadCounts, StoreCounts};
 use super::record::{IndexRow, Meta, Record, corrupt};
 use super::view::StoreView;
 use crate::api::{DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody};
@@ -27,6 +28,8 @@ use crate::types::{EventKind, KeyRange, KeyValue, LeaseId, Revision};
 pub const META_REVISION: &[u8] = b"revision";
 /// The row for the last compaction's revision.
 pub const META_COMPACT_REVISION: &[u8] = b"compact_revision";
+/// The row for the number of live keys.
+pub(super) const META_KEYS: &[u8] = b"keys";
 /// The row for the last compaction that has removed all its rows.
 pub const META_COMPACTED: &[u8] = b"compacted";
 
@@ -84,6 +87,9 @@ pub struct Store {
     flushing: Option<(i64, i64)>,
     pub(super) compacted: i64,
     compacting: bool,
+    keys: i64,
+    writes: StoreCounts,
+    pub(super) reads: ReadCounts,
 }
 
 fn number(key: &[u8], row: &[u8]) -> Result<i64, Fatal> {
@@ -98,6 +104,16 @@ pub(super) fn meta_number(view: &dyn View, key: &[u8]) -> Result<Option<i64>, Fa
 
 pub(super) fn meta_row(key: &'static [u8], number: i64) -> (Bytes, Option<Bytes>) {
     (Bytes::from_static(key), Some(Bytes::copy_from_slice(&number.to_be_bytes())))
+}
+
+/// Counts the live keys of a store that was written before their number was kept.
+fn live_keys(view: &dyn View) -> Result<i64, Fatal> {
+    let mut keys = 0;
+    for row in view.range(Table::Index, Bound::Unbounded, Bound::Unbounded)? {
+        let (key, row) = row?;
+        keys += i64::from(!IndexRow::decode(&key, &row)?.meta.tombstone);
+    }
+    Ok(keys)
 }
 
 fn lease_key(lease: LeaseId, key: &[u8]) -> Bytes {
@@ -136,6 +152,10 @@ impl Store {
                 &format!("revision {revision}, compact revision {compact_revision}, compacted {compacted}"),
             ));
         }
+        let keys = match meta_number(overlay.view(), META_KEYS)? {
+            Some(keys) => keys,
+            None => live_keys(overlay.view())?,
+        };
         Ok(Self {
             backend,
             overlay,
@@ -146,6 +166,9 @@ impl Store {
             flushing: None,
             compacted,
             compacting: false,
+            keys,
+            writes: StoreCounts::default(),
+            reads: ReadCounts::default(),
         })
     }
 
@@ -170,7 +193,20 @@ impl Store {
             rows: self.overlay.view().clone(),
             revision: self.revision,
             compact_revision: self.compact_revision,
+            keys: self.keys,
+            counts: self.reads.clone(),
         }
+    }
+
+    /// What was done since the store was opened.
+    pub fn counts(&self) -> StoreCounts {
+        let (ranges, txns) = (self.reads.ranges(), self.reads.txns());
+        StoreCounts { keys: self.keys, ranges, txns, ..self.writes }
+    }
+
+    /// Goes on counting where the store that this one replaces has come to.
+    pub fn count_from(&mut self, replaced: &Store) {
+        (self.writes, self.reads) = (replaced.writes, replaced.reads.clone());
     }
 
     pub(super) fn writing(&self) -> Writing {
@@ -241,6 +277,9 @@ impl Store {
         let meta =
             Meta { create_revision, version, lease, tombstone: false, prev: row.map(|row| row.latest) };
         self.write(&request.key, &value, at, meta);
+        self.keys += i64::from(live.is_none());
+        self.writes.puts += 1;
+        self.writes.put_bytes += (request.key.len() + value.len()) as u64;
         if lease != old_lease {
             self.detach(old_lease, &request.key);
             if lease != 0 {
@@ -299,6 +338,7 @@ impl Store {
         request: &DeleteRangeRequest,
         writing: &mut Writing,
     ) -> Result<DeleteRangeResponse, Fatal> {
+        self.writes.deletes += 1;
         let mut found = Vec::new();
         self.live_keys(&request.range(), &mut found)?;
         if planted::on(Bug::DeleteRangeMissesLast) && found.len() > 1 {
@@ -326,6 +366,7 @@ impl Store {
         let at = writing.next();
         let meta = Meta { tombstone: true, prev: Some(row.latest), ..Meta::default() };
         self.write(&key, b"", at, meta);
+        self.keys -= 1;
         self.detach(row.meta.lease, &key);
         let kv = KeyValue { key, mod_revision: at.main, ..KeyValue::default() };
         writing.changes.push(Change { revision: at, kind: EventKind::Delete, kv, prev: Some(row.latest) });
@@ -339,6 +380,8 @@ impl Store {
     pub fn revoke_lease(&mut self, lease: LeaseId) -> Result<Outcome, Fatal> {
         let mut writing = self.writing();
         let keys = self.view().lease_keys(lease)?;
+        self.writes.deletes += keys.len() as u64;
+        self.reads.txn(keys.len());
         for key in keys {
             match self.index(&key)? {
                 Some(row) if row.meta.lease == lease => self.write_delete(key, row, &mut writing),
@@ -400,7 +443,8 @@ impl Store {
             return None;
         }
         let stored = if planted::on(Bug::RevisionNotFlushed) { self.flushed.0 } else { now.0 };
-        for (key, value) in [meta_row(META_REVISION, stored), meta_row(META_COMPACT_REVISION, now.1)] {
+        let rows = [(META_REVISION, stored), (META_COMPACT_REVISION, now.1), (META_KEYS, self.keys)];
+        for (key, value) in rows.map(|(key, number)| meta_row(key, number)) {
             self.overlay.set(Table::Meta, key, value);
         }
         self.flushing = Some(now);

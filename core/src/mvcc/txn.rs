@@ -34,6 +34,13 @@ enum Step<'a> {
     Txn(Plan<'a>),
 }
 
+impl Plan<'_> {
+    fn operations(&self) -> usize {
+        let operations = |step: &Step<'_>| if let Step::Txn(plan) = step { plan.operations() } else { 1 };
+        self.steps.iter().map(operations).sum()
+    }
+}
+
 fn compare_key(compare: &Compare, kv: &KeyValue) -> bool {
     let order = match &compare.target {
         CompareTarget::Version(version) => kv.version.cmp(version),
@@ -57,6 +64,7 @@ impl StoreView {
         let by_value = matches!(compare.target, CompareTarget::Value(_));
         let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
         let (mut any, mut all) = (false, true);
+        self.counts.range();
         self.visit(&range, i64::MAX, None, |_, version| {
             any = true;
             let kv = KeyValue {
@@ -157,6 +165,7 @@ impl StoreView {
         if let Err(error) = self.check_ranges(&plan) {
             return Ok(Err(error));
         }
+        self.counts.txn(plan.operations());
         self.read(&plan).map(Ok)
     }
 
@@ -201,6 +210,7 @@ impl Store {
         }
         // The view goes before the writes: while it lives, each would copy what it shares.
         drop(before);
+        self.reads.txn(plan.operations());
         let mut writing = self.writing();
         let mut response = self.execute(&plan, &mut writing)?;
         let revision = self.revision() + i64::from(!writing.changes.is_empty());

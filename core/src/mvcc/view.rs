@@ -13,8 +13,9 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
+use super::counts::ReadCounts;
 use super::record::{IndexRow, Meta, Record, corrupt};
-use super::store::{Change, META_COMPACT_REVISION, META_REVISION};
+use super::store::{Change, META_COMPACT_REVISION, META_KEYS, META_REVISION};
 use crate::api::{RangeRequest, RangeResponse, SortOrder, SortTarget};
 use crate::backend::Table;
 use crate::backend::overlay::OverlayView;
@@ -28,6 +29,8 @@ pub struct StoreView {
     pub(super) rows: OverlayView,
     pub(super) revision: i64,
     pub(super) compact_revision: i64,
+    pub(super) keys: i64,
+    pub(super) counts: ReadCounts,
 }
 
 /// A range's answer, unless it took too long.
@@ -169,6 +172,7 @@ impl StoreView {
         request: &RangeRequest,
         rows_max: Option<usize>,
     ) -> Result<Result<Ranged, Error>, Fatal> {
+        self.counts.range();
         if let Err(error) = self.check_revision(request.revision) {
             return Ok(Err(error));
         }
@@ -353,6 +357,7 @@ impl StoreView {
         let number = |number: i64| Bytes::copy_from_slice(&number.to_be_bytes());
         rows.insert(Bytes::from_static(META_REVISION), number(self.revision));
         rows.insert(Bytes::from_static(META_COMPACT_REVISION), number(self.compact_revision));
+        rows.insert(Bytes::from_static(META_KEYS), number(self.keys));
         let after = match start {
             Bound::Excluded(key) => Bytes::copy_from_slice(key),
             _ => Bytes::new(),

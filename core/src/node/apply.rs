@@ -10,7 +10,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType};
 
 use super::request::Wait;
-use super::{Node, NodeEvent, member, snapshot};
+use super::{Node, NodeEvent, applied, member, snapshot};
 use crate::api::{AlarmAction, AlarmKind, AlarmMember, Request, RequestOp, ResponseBody};
 use crate::backend::Table;
 use crate::cluster;
@@ -54,8 +54,11 @@ impl Node {
                 entry.index
             ))
         })?;
-        let id = command.id;
+        let (id, place) = (command.id, applied::place(&command.op));
         let result = self.apply_command(command.op, is_member_change)?;
+        if let Some(place) = place {
+            self.applied_ops[place][usize::from(result.is_ok())] += 1;
+        }
         self.finish_applied(id, result);
         Ok(())
     }

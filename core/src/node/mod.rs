@@ -16,6 +16,7 @@
 //!
 //! **Invariant:** `compacted <= flushed <= applied <= min(committed, persisted) <= last`.
 
+mod applied;
 mod apply;
 mod config;
 mod force;
@@ -56,6 +57,7 @@ use crate::types::{ClusterId, Index, MemberId, Term};
 use crate::wal::{HardState, LogEntry, LogStart};
 use crate::watch::WatchHub;
 
+pub use applied::{APPLIED_OPS, AppliedOps};
 pub use apply::decode_alarms;
 pub use config::{AutoCompaction, Config};
 pub use force::force_new_cluster;
@@ -119,6 +121,7 @@ pub struct Node {
     forwarded: BTreeMap<u64, CommandId>,
     /// Lease ids chosen since the start.
     lease_ids: u64,
+    applied_ops: AppliedOps,
 }
 
 impl std::fmt::Debug for Node {
@@ -186,6 +189,7 @@ impl Node {
             publish: member::Publish::default(),
             forwarded: BTreeMap::new(),
             lease_ids: 0,
+            applied_ops: AppliedOps::default(),
             config,
         };
         node.load_replicated_state()?;
@@ -381,7 +385,9 @@ impl Node {
     /// Reads everything that is replicated from the store: at the start, and after a snapshot.
     fn load_replicated_state(&mut self) -> Result<(), Fatal> {
         let leases = self.store.scan(Table::Leases)?;
+        let counts = self.lessor.counts();
         self.lessor = Lessor::new(min_lease_ttl(&self.config), LessorOptions::default());
+        self.lessor.count_from(counts);
         self.lessor.load(leases)?;
         self.cluster = load_cluster(&self.store, self.config.cluster_id)?;
         self.alarms = apply::decode_alarms(&self.store.scan(Table::Alarms)?)?;

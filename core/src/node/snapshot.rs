@@ -265,7 +265,9 @@ impl Node {
     }
 
     fn adopt_backend(&mut self, index: u64) -> Result<(), Fatal> {
-        self.store = Store::open(self.backend.clone(), StoreOptions::default())?;
+        let mut store = Store::open(self.backend.clone(), StoreOptions::default())?;
+        store.count_from(&self.store);
+        self.store = store;
         let position = Position::load(&self.store)?;
         if position.applied.index != index {
             return Err(Fatal(format!(

@@ -2,9 +2,11 @@
 
 use raft::StateRole;
 
-use super::Node;
+use super::{AppliedOps, Node};
 use crate::api::{AlarmKind, AlarmMember, Member, StatusResponse};
 use crate::error::Error;
+use crate::lease::LeaseCounts;
+use crate::mvcc::StoreCounts;
 use crate::time::Time;
 use crate::types::{ClusterId, Index, MemberId, Term};
 
@@ -65,7 +67,11 @@ pub struct Status {
     pub watch_streams: usize,
     pub watchers: usize,
     pub slow_watchers: usize,
+    pub pending_events: usize,
+    pub sent_events: u64,
     pub leases: usize,
+    pub lease_counts: LeaseCounts,
+    pub store_counts: StoreCounts,
     pub published: bool,
     pub removed: bool,
     pub cluster_version: Option<String>,
@@ -119,7 +125,11 @@ impl Node {
             watch_streams: watch.streams,
             watchers: watch.watchers,
             slow_watchers: watch.slow_watchers,
+            pending_events: watch.pending_events,
+            sent_events: watch.sent_events,
             leases: self.lessor.count(),
+            lease_counts: self.lessor.counts(),
+            store_counts: self.store.counts(),
             published: self.publish.done,
             removed: self.removed,
             cluster_version: self.cluster.version().map(str::to_owned),
@@ -127,6 +137,11 @@ impl Node {
             members: self.members(),
             removed_members: self.cluster.removed().collect(),
         }
+    }
+
+    /// How many commands were applied since the start.
+    pub fn applied_ops(&self) -> &AppliedOps {
+        &self.applied_ops
     }
 
     fn public_role(&self) -> Role {

@@ -45,6 +45,7 @@ pub struct WatchHub {
     ready: VecDeque<u64>,
     watchers: usize,
     slow_watchers: usize,
+    sent_events: u64,
 }
 
 impl WatchHub {
@@ -59,6 +60,7 @@ impl WatchHub {
             options,
             rng: Rng::derive(seed, &[0]),
             revision: 0,
+            sent_events: 0,
             streams: BTreeMap::new(),
             groups: Groups::new(seed),
             waiting: VecDeque::new(),
@@ -211,7 +213,7 @@ impl WatchHub {
     /// The transport handed that many responses of the stream to the client.
     pub fn credit(&mut self, stream: u64, responses: u32) {
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.credit(responses);
+            self.sent_events += state.credit(responses) as u64;
             self.refresh(stream);
         }
     }
@@ -345,13 +347,14 @@ impl WatchHub {
         }
     }
 
-    /// Counts for metrics; linear in the queued responses.
+    /// Counts for metrics; linear in the streams.
     pub fn stats(&self) -> WatchStats {
         WatchStats {
             streams: self.streams.len(),
             watchers: self.watchers,
             slow_watchers: self.slow_watchers,
-            pending_events: self.ready.iter().map(|stream| self.streams[stream].queued_events()).sum(),
+            pending_events: self.streams.values().map(Stream::in_flight_events).sum(),
+            sent_events: self.sent_events,
         }
     }
 

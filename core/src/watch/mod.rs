@@ -112,8 +112,10 @@ pub struct WatchStats {
     pub watchers: usize,
     /// Watchers that are not synced.
     pub slow_watchers: usize,
-    /// Events in responses that the transport has not taken yet.
+    /// Events in responses that the transport has not handed to the client yet.
     pub pending_events: usize,
+    /// Events that it has.
+    pub sent_events: u64,
 }
 
 /// About how many bytes the event takes in a protobuf message; never less than its payload.

@@ -33,9 +33,10 @@ pub(super) struct Stream {
     /// for one that replays years.
     pub(super) highest_next: bool,
     queue: VecDeque<WatchResponse>,
-    /// Sizes of the responses in flight, oldest first.
-    in_flight: VecDeque<usize>,
+    /// Bytes and events of the responses in flight, oldest first.
+    in_flight: VecDeque<(usize, usize)>,
     in_flight_bytes: usize,
+    in_flight_events: usize,
     /// The stream waits for its turn to catch up.
     pub(super) waiting: bool,
     /// Where the hub has it among the lagging streams.
@@ -68,8 +69,9 @@ impl Stream {
     /// Puts a response into the queue.
     pub(super) fn push(&mut self, response: WatchResponse) {
         let size = response.events.iter().map(event_size).sum();
-        self.in_flight.push_back(size);
+        self.in_flight.push_back((size, response.events.len()));
         self.in_flight_bytes += size;
+        self.in_flight_events += response.events.len();
         self.queue.push_back(response);
     }
 
@@ -81,17 +83,21 @@ impl Stream {
         self.queue.is_empty()
     }
 
-    pub(super) fn queued_events(&self) -> usize {
-        self.queue.iter().map(|response| response.events.len()).sum()
+    /// Events in the responses in flight.
+    pub(super) fn in_flight_events(&self) -> usize {
+        self.in_flight_events
     }
 
-    /// The transport handed the oldest `responses` to the client.
-    pub(super) fn credit(&mut self, responses: u32) {
+    /// The transport handed the oldest `responses` to the client; returns how many events they held.
+    pub(super) fn credit(&mut self, responses: u32) -> usize {
         // What is still queued cannot have been handed over, whatever the transport says.
         let taken = self.in_flight.len() - self.queue.len();
-        for size in self.in_flight.drain(..taken.min(responses as usize)) {
-            self.in_flight_bytes -= size;
+        let before = self.in_flight_events;
+        for (bytes, events) in self.in_flight.drain(..taken.min(responses as usize)) {
+            self.in_flight_bytes -= bytes;
+            self.in_flight_events -= events;
         }
+        before - self.in_flight_events
     }
 
     /// Queues the events of a watcher; `parts` are what [`fragments`] made of them.

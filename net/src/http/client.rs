@@ -25,8 +25,30 @@ const SERIALIZABLE_READ: &str = "serializable_read";
 const LINEARIZABLE_READ: &str = "linearizable_read";
 const DATA_CORRUPTION: &str = "data_corruption";
 const NON_LEARNER: &str = "non_learner";
-const LIVE_CHECKS: &[&str] = &[SERIALIZABLE_READ];
-const READY_CHECKS: &[&str] = &[DATA_CORRUPTION, SERIALIZABLE_READ, LINEARIZABLE_READ, NON_LEARNER];
+
+/// A probe's name and its checks.
+type Probe = (&'static str, &'static [&'static str]);
+const LIVEZ: Probe = ("livez", &[SERIALIZABLE_READ]);
+const READYZ: Probe = ("readyz", &[DATA_CORRUPTION, SERIALIZABLE_READ, LINEARIZABLE_READ, NON_LEARNER]);
+
+/// What a health check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// `/health` as a whole.
+    Health {
+        /// Its answer.
+        healthy: bool,
+    },
+    /// One check of `/livez` or `/readyz`.
+    Named {
+        /// `livez` or `readyz`.
+        kind: &'static str,
+        /// The check.
+        name: &'static str,
+        /// What it found.
+        healthy: bool,
+    },
+}
 
 /// What the routes need.
 #[derive(Clone)]
@@ -35,6 +57,8 @@ pub struct ClientHttp {
     pub handle: Handle,
     /// Renders `/metrics`.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Hears of every health check.
+    pub checked: Arc<dyn Fn(HealthCheck) + Send + Sync>,
     /// How long a health probe may take; etcd's is 5 s + 2 election timeouts.
     pub probe_timeout: Duration,
     /// `--cors`: allowed origins; `*` allows all.
@@ -138,6 +162,7 @@ async fn health(State(state): State<Arc<ClientHttp>>, method: Method, pairs: Pai
     let serializable = given(&pairs, "serializable").next() == Some("true");
     let excluded: Vec<&str> = given(&pairs, "exclude").collect();
     let reason = state.ill(serializable, &excluded).await;
+    (state.checked)(HealthCheck::Health { healthy: reason.is_none() });
     let body = match &reason {
         None => Health { health: "true", reason: "" },
         Some(reason) => Health { health: "false", reason },
@@ -216,7 +241,13 @@ impl ClientHttp {
     }
 
     /// Runs `checks` and reports as etcd (and Kubernetes before it) does.
-    async fn checks(&self, checks: &[&str], method: &Method, pairs: &Pairs) -> Response {
+    async fn checks(
+        &self,
+        probe: Probe,
+        checks: &[&'static str],
+        method: &Method,
+        pairs: &Pairs,
+    ) -> Response {
         if let Some(refusal) = refuse_method(method, false) {
             return refusal;
         }
@@ -228,7 +259,9 @@ impl ClientHttp {
                 lines.push_str(&format!("[+]{name} excluded: ok\n"));
                 continue;
             }
-            match self.check(name).await {
+            let found = self.check(name).await;
+            (self.checked)(HealthCheck::Named { kind: probe.0, name, healthy: found.is_ok() });
+            match found {
                 Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
                 Err(reason) => {
                     failed = true;
@@ -247,20 +280,20 @@ impl ClientHttp {
         respond(StatusCode::OK, TEXT, if verbose { lines + "ok\n" } else { "ok\n".to_owned() })
     }
 
-    async fn one_check(&self, known: &[&str], name: &str, method: &Method, pairs: &Pairs) -> Response {
-        match known.contains(&name) {
-            true => self.checks(&[name], method, pairs).await,
-            false => not_found().await,
+    async fn one_check(&self, probe: Probe, name: &str, method: &Method, pairs: &Pairs) -> Response {
+        match probe.1.iter().find(|known| **known == name) {
+            Some(name) => self.checks(probe, &[*name], method, pairs).await,
+            None => not_found().await,
         }
     }
 }
 
 async fn livez(State(state): State<Arc<ClientHttp>>, method: Method, pairs: Pairs) -> Response {
-    state.checks(LIVE_CHECKS, &method, &pairs).await
+    state.checks(LIVEZ, LIVEZ.1, &method, &pairs).await
 }
 
 async fn readyz(State(state): State<Arc<ClientHttp>>, method: Method, pairs: Pairs) -> Response {
-    state.checks(READY_CHECKS, &method, &pairs).await
+    state.checks(READYZ, READYZ.1, &method, &pairs).await
 }
 
 async fn live_check(
@@ -269,7 +302,7 @@ async fn live_check(
     method: Method,
     pairs: Pairs,
 ) -> Response {
-    state.one_check(LIVE_CHECKS, &name, &method, &pairs).await
+    state.one_check(LIVEZ, &name, &method, &pairs).await
 }
 
 async fn ready_check(
@@ -278,5 +311,5 @@ async fn ready_check(
     method: Method,
     pairs: Pairs,
 ) -> Response {
-    state.one_check(READY_CHECKS, &name, &method, &pairs).await
+    state.one_check(READYZ, &name, &method, &pairs).await
 }

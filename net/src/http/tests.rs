@@ -37,6 +37,7 @@ fn routes(quorum: bool, status: MemberStatus, cors: &str, whitelist: &[&str]) ->
     super::client::router(ClientHttp {
         handle: handle(quorum, status),
         metrics: Arc::new(|| "m 1\n".to_owned()),
+        checked: Arc::new(|_| ()),
         probe_timeout: Duration::from_secs(5),
         cors: vec![cors.to_owned()],
         host_whitelist: whitelist.iter().map(|&name| name.to_owned()).collect(),

@@ -41,6 +41,10 @@ pub trait PeerEvents: Send + Sync + 'static {
     fn message(&self, from: MemberId, bytes: Bytes);
     /// Messages to `to` were dropped: the connection broke, could not be made, or is too slow.
     fn unreachable(&self, to: MemberId);
+    /// A stream of messages of `from` broke.
+    fn receive_failed(&self, from: MemberId) {
+        let _ = from;
+    }
     /// The peer accepted our message streams.
     fn connected(&self, to: MemberId);
     /// A peer says that this member was removed from the cluster.

@@ -87,7 +87,8 @@ impl PeerService {
                 _ = self.stopped.wait_for(|stopped| *stopped) => return Ok(()),
                 batch = inbound.next() => batch,
             };
-            let Some(batch) = batch.transpose()? else { return Ok(()) };
+            let batch = batch.transpose().inspect_err(|_| self.events.receive_failed(from))?;
+            let Some(batch) = batch else { return Ok(()) };
             // A member may be removed while its stream is open.
             if self.events.is_removed(from) {
                 return Err(route::removed());

@@ -15,8 +15,8 @@ use cairn_core::wal::{Append, Wal, WalError};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Event;
-use crate::metrics::Metrics;
-use crate::wal_disk::FsDisk;
+use crate::metrics::{LogTimes, Metrics};
+use crate::wal_disk::{DiskTimes, FsDisk};
 
 /// A log that has been quiet for this long is sealed, so that damage to its end can be told from a
 /// torn write.
@@ -39,10 +39,11 @@ pub(crate) fn spawn(
     wal: Wal<FsDisk>,
     jobs: Receiver<LogJob>,
     events: Sender<Event>,
+    times: Arc<DiskTimes>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("log".to_owned()).spawn(move || {
-        if let Err(error) = run(wal, &jobs, &events, &metrics) {
+        if let Err(error) = run(wal, &jobs, &events, &times, &metrics) {
             let _ = events.send(Event::Fatal(Fatal(error.to_string())));
         }
     })
@@ -52,6 +53,7 @@ fn run(
     mut wal: Wal<FsDisk>,
     jobs: &Receiver<LogJob>,
     events: &Sender<Event>,
+    times: &DiskTimes,
     metrics: &Metrics,
 ) -> Result<(), WalError> {
     let mut sealed = true;
@@ -97,9 +99,11 @@ fn run(
                             }
                         }
                     }
-                    let started = Instant::now();
+                    let (started, sync_before) = (Instant::now(), times.sync());
                     let stats = wal.append(&append)?;
-                    metrics.wal_synced(started.elapsed(), stats.bytes);
+                    let sync = times.sync() - sync_before;
+                    let write = started.elapsed().saturating_sub(sync);
+                    metrics.wal_synced(LogTimes { write, sync }, stats.bytes);
                     sealed = false;
                     unprepared = unprepared.saturating_add(stats.bytes);
                     if events.send(Event::Input(Input::Appended { seq })).is_err() {

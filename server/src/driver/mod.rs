@@ -6,6 +6,7 @@
 
 mod dispatch;
 mod log_thread;
+mod pace;
 mod peers;
 mod reads;
 mod storage_thread;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use cairn_core::api::WatchResponse;
 use cairn_core::error::{Error, Fatal};
-use cairn_core::node::{Input, Node, NodeEvent, Status};
+use cairn_core::node::{Input, Node, NodeEvent, Status, WakeupReason};
 use cairn_core::time::Time;
 use cairn_core::types::MemberId;
 use cairn_net::handle::{Call, Reply};
@@ -24,6 +25,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use log_thread::{LogJob, spawn as spawn_log};
+pub(crate) use pace::Pace;
 pub(crate) use peers::{Peers, Receiver};
 pub(crate) use reads::ReadPool;
 pub(crate) use storage_thread::{Incoming, Storage, StorageJob, spawn as spawn_storage};
@@ -64,6 +66,7 @@ pub(crate) struct Workers {
     pub(crate) storage: Sender<StorageJob>,
     pub(crate) reads: ReadPool,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) pace: Pace,
     pub(crate) notices: mpsc::UnboundedSender<Notice>,
     pub(crate) status: watch::Sender<Status>,
 }
@@ -130,6 +133,9 @@ impl Driver {
         };
         let delay = wakeup.at.since(self.now());
         if delay.is_zero() {
+            if wakeup.reason == WakeupReason::Tick {
+                self.workers.pace.tick(self.now().since(wakeup.at), &self.workers.status.borrow());
+            }
             return Some(self.events.try_recv().unwrap_or(Event::Input(Input::Wakeup)));
         }
         match self.events.recv_timeout(delay) {
@@ -190,9 +196,11 @@ impl Driver {
     }
 
     fn drain(&mut self) {
+        let started = Instant::now();
         while let Some(output) = self.node.poll() {
             self.dispatch(output);
         }
+        self.workers.pace.turn(self.node.applied_ops(), started.elapsed());
         if self.status_due || self.status_at.elapsed() >= STATUS_INTERVAL {
             self.publish_status();
         }

@@ -15,11 +15,13 @@ use cairn_core::node::Input;
 use cairn_core::types::MemberId;
 use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
 use crossbeam_channel::Sender;
+use futures::future::BoxFuture;
 
 use super::{Event, Incoming};
 use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
+use crate::peer_calls;
 
 /// The bytes of rows in one chunk, about.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -162,10 +164,16 @@ impl PeerEvents for Receiver {
         self.input(Input::Peer { from, message });
     }
 
+    fn receive_failed(&self, from: MemberId) {
+        self.metrics.peer(from).received_failures.inc();
+    }
+
+    fn call(&self, _: MemberId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        peer_calls::answer(self.events.clone(), body)
+    }
+
     fn unreachable(&self, peer: MemberId) {
-        let counted = self.metrics.peer(peer);
-        counted.sent_failures.inc();
-        counted.unreachable();
+        self.metrics.peer(peer).unreachable();
         self.input(Input::PeerUnreachable { peer });
     }
 
@@ -195,7 +203,12 @@ impl PeerEvents for Receiver {
         let options = RedbOptions { fsync: false, ..RedbOptions::default() };
         let backend = RedbBackend::open(file, options).map_err(|fatal| fatal.0)?;
         tracing::info!("from" = super::hex(from), "receiving database snapshot");
+        let metrics = self.metrics.clone();
+        metrics.peer(from).snapshot_receives.add(1);
         Ok(Box::new(Sink {
+            began: Instant::now(),
+            metrics,
+            complete: false,
             backend: Some(backend),
             next: 0,
             crc: 0,
@@ -210,6 +223,9 @@ impl PeerEvents for Receiver {
 
 /// A snapshot on its way in.
 struct Sink {
+    began: Instant,
+    metrics: Arc<Metrics>,
+    complete: bool,
     backend: Option<RedbBackend>,
     next: u64,
     crc: u32,
@@ -246,10 +262,26 @@ impl SnapshotSink for Sink {
         let backend = self.backend.take().ok_or("the snapshot is finished")?;
         drop(backend);
         let path = self.dir.backend_with_suffix("incoming");
+        let synced = Instant::now();
         let (backend, file) = reopen_durable(&path).map_err(|fatal| fatal.0)?;
+        self.metrics.snapshot_saved(self.began.elapsed(), synced.elapsed());
+        self.complete = true;
         *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(Incoming { backend, file });
         let input = Input::SnapshotReceived { from: self.from, header: self.header.clone() };
         self.events.send(Event::Input(input)).map_err(|_| "the member is stopping".to_owned())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let peer = self.metrics.peer(self.from);
+        peer.snapshot_receives.add(-1);
+        if self.complete {
+            peer.snapshot_receive_success.inc();
+            peer.snapshot_receive_seconds.seconds(self.began.elapsed());
+        } else {
+            peer.snapshot_receive_failures.inc();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Long reads, on threads of their own over immutable views: the node never waits for them.
 
+use std::sync::Arc;
 use std::thread;
 
 use cairn_core::node::ReadTask;
@@ -7,6 +8,7 @@ use cairn_net::handle::Reply;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use super::Event;
+use crate::metrics::Metrics;
 
 /// Long reads that may wait; beyond, clients are told to come back.
 const QUEUE_MAX: usize = 1024;
@@ -18,13 +20,18 @@ pub(crate) struct ReadPool {
 
 impl ReadPool {
     /// Starts the threads; they end with the pool.
-    pub(crate) fn start_threads(threads: usize, events: &Sender<Event>) -> std::io::Result<Self> {
+    pub(crate) fn start_threads(
+        threads: usize,
+        events: &Sender<Event>,
+        metrics: &Arc<Metrics>,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = bounded::<(u64, ReadTask)>(QUEUE_MAX);
         for number in 0..threads {
             let queue = queue.clone();
-            let events = events.clone();
+            let (events, metrics) = (events.clone(), metrics.clone());
             thread::Builder::new().name(format!("read-{number}")).spawn(move || {
                 for (id, task) in queue {
+                    let _open = metrics.view_opened();
                     let event = match task.run() {
                         Ok(result) => Event::ReadDone {
                             id,

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
-use cairn_core::backend::{Backend, Batch};
+use cairn_core::backend::{Backend, Batch, Table};
 use cairn_core::error::Fatal;
 use cairn_core::mvcc::compact_batch;
 use cairn_core::node::Input;
@@ -74,9 +74,10 @@ impl Storage {
     fn perform(&mut self, job: StorageJob, events: &Sender<Event>) -> Result<Option<Event>, Fatal> {
         let input = match job {
             StorageJob::Flush { batch } => {
-                let started = Instant::now();
+                let (started, busy) = (Instant::now(), self.file.busy());
                 self.commit(&batch, events)?;
-                self.metrics.backend_committed(started.elapsed());
+                let in_file = self.file.busy().saturating_sub(busy);
+                self.metrics.backend_committed(started.elapsed(), in_file);
                 Input::Flushed { size: self.backend.size() }
             }
             StorageJob::Compact { from, to } => {
@@ -91,6 +92,7 @@ impl Storage {
                 Input::Defragmented { result, size: self.backend.size() }
             }
             StorageJob::Install => {
+                self.metrics.snapshot_install_started();
                 self.install()?;
                 Input::SnapshotInstalled { size: self.backend.size() }
             }
@@ -140,9 +142,12 @@ impl Storage {
         let started = Instant::now();
         let mut cursor = Some(Revision::new(from, 0));
         while let Some(from) = cursor {
+            let began = Instant::now();
             let view = self.backend.view()?;
             let (batch, next) = compact_batch(view.as_ref(), from, to, self.compaction_rows_max)?;
             self.commit(&batch, events)?;
+            let gone = batch.changes.iter().filter(|change| change.0 == Table::History).count();
+            self.metrics.compacted_batch(began.elapsed(), gone as u64);
             cursor = next;
             if cursor.is_some() {
                 thread::sleep(self.compaction_pause);
@@ -167,24 +172,30 @@ impl Storage {
         let _ = fs::remove_file(path);
         let (file, state) = BackendFile::open(path).map_err(|error| error.to_string())?;
         let copy = self.backend.copy_to(file).map_err(|fatal| fatal.0)?;
-        self.swap(path, copy, state).map_err(|fatal| fatal.0)
+        self.swap(path, copy, state).map(drop).map_err(|fatal| fatal.0)
     }
 
-    /// Makes `path` the backend's file, atomically, and `database` its contents.
-    fn swap(&mut self, path: &Path, database: RedbBackend, file: FileState) -> Result<(), Fatal> {
+    /// Makes `path` the backend's file, atomically, and `database` its contents. Returns how long it
+    /// took to make that durable.
+    fn swap(&mut self, path: &Path, database: RedbBackend, file: FileState) -> Result<Duration, Fatal> {
         let place = self.dir.backend();
-        fs::rename(path, &place)
-            .and_then(|()| data_dir::sync_dir(&self.dir.snap()))
-            .map_err(|error| Fatal(format!("{}: cannot be replaced: {error}", place.display())))?;
+        let failed =
+            |error: std::io::Error| Fatal(format!("{}: cannot be replaced: {error}", place.display()));
+        fs::rename(path, &place).map_err(failed)?;
+        let renamed = Instant::now();
+        data_dir::sync_dir(&self.dir.snap()).map_err(failed)?;
         self.adopt(database, file);
-        Ok(())
+        Ok(renamed.elapsed())
     }
 
     fn install(&mut self) -> Result<(), Fatal> {
+        let started = Instant::now();
         let incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
         match incoming {
             Some(Incoming { backend, file }) => {
-                self.swap(&self.dir.backend_with_suffix("incoming"), backend, file)
+                let sync = self.swap(&self.dir.backend_with_suffix("incoming"), backend, file)?;
+                self.metrics.snapshot_placed(started.elapsed(), sync);
+                Ok(())
             }
             None => Err(Fatal("a snapshot is to be installed but none has been received".to_owned())),
         }

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a call that was started is handled exactly once.
 
+mod durations;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use tonic::service::Routes;
 use tower::{Layer, Service};
 
 use super::text::{Counter, Histogram, Page};
+use durations::Durations;
 
 /// Services with their methods; one that is no plain call has its type behind a colon.
 const SERVICES: [(&str, &str); 9] = [
@@ -81,6 +83,7 @@ struct Method {
     service: &'static str,
     name: &'static str,
     kind: &'static str,
+    request_type: Option<usize>,
     started: Counter,
     received: Counter,
     sent: Counter,
@@ -94,6 +97,7 @@ pub(super) struct GrpcMetrics {
     methods: BTreeMap<String, Arc<Method>>,
     received_bytes: Counter,
     sent_bytes: Counter,
+    durations: Durations,
     /// By the version that the client names and the type of the call.
     clients: RwLock<BTreeMap<String, [Counter; 2]>>,
 }
@@ -110,6 +114,7 @@ impl GrpcMetrics {
                     service,
                     name,
                     kind,
+                    request_type: durations::request_type(service, name),
                     started: Counter::default(),
                     received: Counter::default(),
                     sent: Counter::default(),
@@ -123,6 +128,7 @@ impl GrpcMetrics {
             methods,
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
+            durations: Durations::new(),
             clients: RwLock::default(),
         }
     }
@@ -159,6 +165,7 @@ impl GrpcMetrics {
                 page.counter("grpc_server_handled_total", help, &labels, handled);
             }
         }
+        self.durations.encode(page);
         let help = "The total number of bytes received from grpc clients.";
         page.counter("etcd_network_client_grpc_received_bytes_total", help, &[], &self.received_bytes);
         let help = "The total number of bytes sent to grpc clients.";
@@ -233,6 +240,9 @@ where
             if let Some(code) = status(response.headers())
                 && let Some(call) = call.take()
             {
+                if call.method.name == "MemberPromote" && code != 0 {
+                    call.metrics.durations.promotion_refused(&message(response.headers()));
+                }
                 call.handled(code);
             }
             Ok(response.map(|body| Counted::new(body, call.map(Counts::Sent))))
@@ -244,6 +254,12 @@ where
 fn status(headers: &HeaderMap) -> Option<usize> {
     let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok());
     Some(code.filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN))
+}
+
+/// The words of a status. Those of refusals need no escapes but for blanks.
+fn message(headers: &HeaderMap) -> String {
+    let message = headers.get("grpc-message").and_then(|message| message.to_str().ok());
+    message.unwrap_or_default().replace("%20", " ")
 }
 
 /// A call that is counted as handled when it is dropped.
@@ -276,6 +292,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.method.handled[self.code].inc();
+        self.metrics.durations.handled(&self.method, self.code, self.started.elapsed());
         if let Some(seconds) = &self.method.seconds {
             seconds.seconds(self.started.elapsed());
         }

@@ -30,6 +30,12 @@ pub(super) fn encode(page: &mut Page) {
     let status = read("/proc/self/status");
     let kilobytes = |name| status.as_deref().and_then(|status| field_kilobytes(status, name));
     gauge("process_resident_memory_bytes", "Resident memory size in bytes.", kilobytes("VmRSS:"));
+    let threads = status.as_deref().and_then(|status| field(status, "Threads:"));
+    // Dashboards ask for these two; a task is what a goroutine is.
+    gauge("go_threads", "Number of OS threads.", threads);
+    let tasks = tokio::runtime::Handle::try_current().ok();
+    let tasks = tasks.map(|runtime| runtime.metrics().num_alive_tasks() as f64);
+    gauge("go_goroutines", "Number of the runtime's tasks that currently exist.", tasks);
     gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", kilobytes("VmSize:"));
 
     let Some(stat) = read("/proc/self/stat").as_deref().and_then(Stat::parse) else { return };
@@ -57,9 +63,13 @@ fn soft_limit(limits: &str, name: &str) -> Option<f64> {
 
 /// A size of `/proc/self/status`, in bytes.
 fn field_kilobytes(status: &str, name: &str) -> Option<f64> {
+    field(status, name).map(|kilobytes| kilobytes * 1024.0)
+}
+
+/// A number of `/proc/self/status`.
+fn field(status: &str, name: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    let number: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(number * 1024.0)
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// When the machine was started, in seconds of unix time.

@@ -77,10 +77,32 @@ impl Histogram {
 
     /// Counts one observation.
     pub fn observe(&self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Counts `count` observations of the same.
+    pub fn observe_many(&self, value: f64, count: u64) {
+        if count == 0 {
+            return;
+        }
         let bucket = self.bounds.partition_point(|bound| *bound < value);
-        self.counts[bucket].fetch_add(1, Relaxed);
-        let _ =
-            self.sum.fetch_update(Relaxed, Relaxed, |bits| Some((f64::from_bits(bits) + value).to_bits()));
+        self.counts[bucket].fetch_add(count, Relaxed);
+        let more = value * count as f64;
+        let _ = self.sum.fetch_update(Relaxed, Relaxed, |bits| Some((f64::from_bits(bits) + more).to_bits()));
+    }
+
+    /// Takes over what somebody else has counted, a number a bucket.
+    pub(super) fn load(&self, counts: &[u64], sum: f64) {
+        assert_eq!(counts.len(), self.counts.len(), "one count a bucket");
+        for (bucket, count) in self.counts.iter().zip(counts) {
+            bucket.store(*count, Relaxed);
+        }
+        self.sum.store(sum.to_bits(), Relaxed);
+    }
+
+    /// How many observations there were.
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Relaxed)).sum()
     }
 
     /// Counts one duration in seconds.
@@ -155,7 +177,7 @@ impl Page {
         let mut count = 0;
         for (index, bucket) in histogram.counts.iter().enumerate() {
             count += bucket.load(Relaxed);
-            let bound = histogram.bounds.get(index).map_or("+Inf".to_owned(), f64::to_string);
+            let bound = histogram.bounds.get(index).map_or("+Inf".to_owned(), |bound| go_number(*bound));
             let _ = writeln!(out, "{name}_bucket{} {count}", Braces(labels, Some(&bound)));
         }
         let sum = f64::from_bits(histogram.sum.load(Relaxed));
@@ -165,6 +187,18 @@ impl Page {
 
     pub(super) fn finish(self) -> String {
         self.families.into_values().collect()
+    }
+}
+
+/// A number as Go's `%g` writes it, because bounds are compared as texts.
+fn go_number(number: f64) -> String {
+    let shortest = format!("{number:e}");
+    match shortest.split_once('e').map(|(digits, exponent)| (digits, exponent.parse::<i32>())) {
+        Some((digits, Ok(exponent))) if exponent < -4 || exponent >= 6 => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => number.to_string(),
     }
 }
 

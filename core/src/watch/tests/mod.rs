@@ -357,13 +357,18 @@ fn a_stalled_stream_delays_nobody_and_holds_only_its_credit() {
         fast += out.len();
     }
     assert_eq!(fast, 1001);
-    assert_eq!(w.hub.stats(), WatchStats { streams: 2, watchers: 2, slow_watchers: 1, pending_events: 0 });
+    let expected =
+        WatchStats { streams: 2, watchers: 2, slow_watchers: 1, pending_events: 3, sent_events: 1000 };
+    assert_eq!(w.hub.stats(), expected);
     let state_before = w.take(1);
     assert!(state_before.is_empty(), "three events and the created response used up the credit");
     w.hub.credit(1, 4);
     let rest = w.drain(1);
     assert_eq!(revisions(&rest), (5..=1001).collect::<Vec<_>>());
-    assert_eq!(w.hub.stats().slow_watchers, 0);
+    assert_eq!(
+        w.hub.stats(),
+        WatchStats { slow_watchers: 0, pending_events: 0, sent_events: 2000, ..expected }
+    );
 }
 
 #[test]

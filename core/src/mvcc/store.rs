@@ -154,6 +154,7 @@ impl Store {
         }
         let keys = match meta_number(overlay.view(), META_KEYS)? {
             Some(keys) => keys,
+            None if revision == 1 => 0,
             None => live_keys(overlay.view())?,
         };
         Ok(Self {

@@ -15,6 +15,7 @@ use cairn_core::node::bootstrap_batch;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::config::Features;
 
 const LEASE: i64 = 0x1234_5678_9abc_def0;
 const APPLIED: u64 = 1;
@@ -24,7 +25,7 @@ fn views() -> (StoreViews, Arc<Mutex<Vec<Fatal>>>) {
     let fatals = Arc::new(Mutex::new(Vec::new()));
     let told = fatals.clone();
     let on_fatal = Arc::new(move |fatal| told.lock().unwrap().push(fatal));
-    (StoreViews::new(on_fatal, Arc::new(Metrics::new("3.7.1", false))), fatals)
+    (StoreViews::new(on_fatal, Arc::new(Metrics::new("3.7.1", false, &Features::default()))), fatals)
 }
 
 fn put(store: &mut Store, key: &str, value: impl Into<Bytes>, lease: i64) {

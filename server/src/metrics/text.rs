@@ -194,7 +194,7 @@ impl Page {
 fn go_number(number: f64) -> String {
     let shortest = format!("{number:e}");
     match shortest.split_once('e').map(|(digits, exponent)| (digits, exponent.parse::<i32>())) {
-        Some((digits, Ok(exponent))) if exponent < -4 || exponent >= 6 => {
+        Some((digits, Ok(exponent))) if !(-4..6).contains(&exponent) => {
             let sign = if exponent < 0 { '-' } else { '+' };
             format!("{digits}e{sign}{:02}", exponent.abs())
         }

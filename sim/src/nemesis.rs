@@ -3,7 +3,7 @@
 
 use cairn_core::api::Request;
 use cairn_core::backend::mem::MemBackend;
-use cairn_core::node::Role;
+use cairn_core::node::{Input, Role};
 use cairn_core::types::MemberId;
 use cairn_core::wal::{HardState, LogStart};
 
@@ -145,6 +145,7 @@ impl Cluster {
             member.backend.replace(incoming);
         }
         member.paused = false;
+        self.connections_break(id);
         for op in process.outstanding.into_values() {
             if let Some(client) = op.client {
                 self.schedule(MS, Event::ClientTimeout { client, number: op.number });
@@ -157,6 +158,20 @@ impl Cluster {
         let delay = MS + self.nemesis.below(down);
         if self.members.get(&id).is_some_and(|member| !member.removed) {
             self.schedule(delay, Event::Restart { member: id });
+        }
+    }
+
+    /// The kernel closes what a process that ended had open; hosts that a link is cut to do not hear.
+    fn connections_break(&mut self, id: MemberId) {
+        let told: Vec<(MemberId, u64)> = self
+            .members
+            .values()
+            .filter(|other| self.network.open(id, other.id) && self.network.open(other.id, id))
+            .filter_map(|other| Some((other.id, other.process.as_ref()?.boot)))
+            .collect();
+        for (other, boot) in told {
+            let delay = self.options.network.draw(&mut self.network.rng);
+            self.schedule(delay, Event::Feed { member: other, boot, input: Input::PeerLost { peer: id } });
         }
     }
 

@@ -57,7 +57,12 @@ impl Cluster {
             let connected = process.connected.contains(&to);
             if !open || (lost && told) {
                 if process.connected.remove(&to) || told {
-                    self.feed_later(from, boot, Input::PeerUnreachable { peer: to });
+                    // A transport may be wrong about the end of a process.
+                    let input = match self.network.rng.chance(1, 8) {
+                        true => Input::PeerLost { peer: to },
+                        false => Input::PeerUnreachable { peer: to },
+                    };
+                    self.feed_later(from, boot, input);
                 }
             } else if !connected {
                 process.connected.insert(to);

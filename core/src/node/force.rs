@@ -33,7 +33,7 @@ pub fn force_new_cluster(
 ) -> Result<Append, Fatal> {
     let store = Store::open(backend, StoreOptions::default())?;
     let position = snapshot::Position::load(&store)?;
-    let (mut log, first) = snapshot::reconcile(std::mem::take(recovered), &position)?;
+    let (mut log, first) = snapshot::recover_log(std::mem::take(recovered), &position)?;
     let mut cluster = load_cluster(&store, ids.cluster_id)?;
     let kept = keep(&log, position.applied.index, &mut cluster, ids.member_id);
     let own = cluster.member(ids.member_id).ok_or_else(|| {

@@ -76,6 +76,12 @@ pub enum Input {
         /// The peer.
         peer: MemberId,
     },
+    /// Every connection with a peer broke, in both directions, and it refuses new ones: its process
+    /// has most likely ended.
+    PeerLost {
+        /// The peer.
+        peer: MemberId,
+    },
     /// Every append up to this one is durable.
     Appended {
         /// From [`super::Output::Append`].

@@ -7,6 +7,7 @@
 //! - `ready`: the `raft` crate's Ready, turned into appends, messages and applies;
 //! - `propose`, `read`, `member`, `forward`: the ways of a request through the member;
 //! - `apply`: the only place where replicated state changes;
+//! - `failover`: an early election when the leader's process has ended;
 //! - `timers`: ticks, deadlines, lease expiry, flushes, automatic compaction;
 //! - `snapshot`: a follower's catch-up by bulk transfer;
 //! - `force`: the last member of a lost cluster becomes one of its own, before the start.
@@ -19,6 +20,7 @@
 mod applied;
 mod apply;
 mod config;
+mod failover;
 mod force;
 mod forward;
 mod input;
@@ -119,6 +121,7 @@ pub struct Node {
     publish: member::Publish,
     /// Requests of followers that this leader answers, by the id that they have here.
     forwarded: BTreeMap<u64, CommandId>,
+    failover: Option<failover::Failover>,
     /// Lease ids chosen since the start.
     lease_ids: u64,
     applied_ops: AppliedOps,
@@ -143,7 +146,7 @@ impl Node {
     ) -> Result<Node, Fatal> {
         let store = Store::open(backend.clone(), StoreOptions::default())?;
         let position = snapshot::Position::load(&store)?;
-        let (recovered, first_append) = snapshot::reconcile(recovered, &position)?;
+        let (recovered, first_append) = snapshot::recover_log(recovered, &position)?;
         let Recovered { log_start, hard_state, entries } = recovered;
         let log = RaftLog::new(log_start, entries, hard_state, position.voters.clone(), position.applied);
         let raft_config = raft_config(&config, position.applied.index);
@@ -188,6 +191,7 @@ impl Node {
             flush: timers::FlushState::default(),
             publish: member::Publish::default(),
             forwarded: BTreeMap::new(),
+            failover: None,
             lease_ids: 0,
             applied_ops: AppliedOps::default(),
             config,
@@ -222,6 +226,7 @@ impl Node {
             Input::Peer { from, message } => self.handle_peer(from, &message),
             Input::PeerConnected { peer } => self.handle_peer_connected(peer),
             Input::PeerUnreachable { peer } => self.handle_peer_unreachable(peer),
+            Input::PeerLost { peer } => self.handle_peer_lost(peer),
             Input::Appended { seq } => self.handle_appended(seq),
             Input::Flushed { size } => self.handle_flushed(size),
             Input::Compacted { to, size } => self.handle_compacted(to, size),

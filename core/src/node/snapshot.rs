@@ -107,7 +107,7 @@ pub fn bootstrap_batch(cluster: &Cluster) -> (Batch, LogStart) {
 
 /// Joins the recovered log and the backend's position: what to start from, and what the write-ahead
 /// log must be told first.
-pub(super) fn reconcile(
+pub(super) fn recover_log(
     recovered: Recovered,
     position: &Position,
 ) -> Result<(Recovered, Option<Append>), Fatal> {

@@ -35,6 +35,7 @@ pub struct Wakeup {
 #[allow(missing_docs)]
 pub enum WakeupReason {
     Tick,
+    Failover,
     Deadline,
     ReadRetry,
     Lease,

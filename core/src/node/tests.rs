@@ -21,6 +21,7 @@ use crate::time::Time;
 use crate::types::Revision;
 use crate::wal::{Append, HardState, LogEntry, LogStart, Metadata};
 
+mod failover;
 mod force;
 
 /// A log in memory; appends are durable at once.

@@ -135,6 +135,7 @@ impl Node {
             .map(|oldest| (oldest + self.config.flush_age_max).min(self.flush.newest + IDLE).max(self.now));
         let candidates = [
             (WakeupReason::Tick, Some(self.timers.next_tick)),
+            (WakeupReason::Failover, self.next_failover()),
             (WakeupReason::Deadline, self.requests.next_deadline()),
             (WakeupReason::ReadRetry, self.reads.next_deadline()),
             (WakeupReason::Lease, self.lessor.next_deadline()),
@@ -151,6 +152,7 @@ impl Node {
 
     pub(super) fn advance_time(&mut self) {
         self.tick();
+        self.work_failover();
         self.expire_requests();
         self.retry_reads();
         self.publish_attributes();

@@ -7,6 +7,7 @@
 //! Invariant: messages of one lane reach [`PeerEvents::message`] in the order of sending while one
 //! connection lasts; a connection that breaks loses what was in flight and says `unreachable`.
 
+mod contact;
 mod proto {
     #![allow(missing_docs, unreachable_pub, clippy::all)]
     tonic::include_proto!("cairn.peer");
@@ -45,6 +46,8 @@ pub trait PeerEvents: Send + Sync + 'static {
     fn receive_failed(&self, from: MemberId) {
         let _ = from;
     }
+    /// Every connection with the peer broke, in both directions, and it could not be reached again.
+    fn lost(&self, peer: MemberId);
     /// The peer accepted our message streams.
     fn connected(&self, to: MemberId);
     /// A peer says that this member was removed from the cluster.

@@ -16,6 +16,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::contact::Contacts;
 use super::proto::peer_server::{self, Peer};
 use super::proto::{
     CallRequest, CallResponse, MessageBatch, MessagesAck, SnapshotAck, SnapshotChunk, snapshot_chunk::Part,
@@ -47,6 +48,7 @@ pub struct PeerService {
     config: Arc<PeerConfig>,
     events: Arc<dyn PeerEvents>,
     slots: Arc<Mutex<BTreeMap<MemberId, Arc<Slot>>>>,
+    contacts: Arc<Contacts>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -60,9 +62,10 @@ impl PeerService {
     pub(super) fn new(
         config: Arc<PeerConfig>,
         events: Arc<dyn PeerEvents>,
+        contacts: Arc<Contacts>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { config, events, slots: Arc::default(), stopped }
+        Self { config, events, slots: Arc::default(), contacts, stopped }
     }
 
     /// The service with its size limits, ready for `Routes::add_service`.
@@ -200,7 +203,12 @@ impl Peer for PeerService {
         let service = self.clone();
         // A task of its own: reading must not depend on how the response is polled.
         tokio::spawn(async move {
-            if let Err(status) = service.receive(from, request.into_inner()).await {
+            service.contacts.accepted(from);
+            let received = service.clone().receive(from, request.into_inner()).await;
+            if service.contacts.ended(from) && !*service.stopped.borrow() {
+                service.events.lost(from);
+            }
+            if let Err(status) = received {
                 let _ = end.send(Err(status)).await;
             }
         });

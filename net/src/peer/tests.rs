@@ -18,6 +18,7 @@ use crate::listener::{Listener, ListenerOptions, Serving, SocketOptions};
 enum Event {
     Message(MemberId, Bytes),
     Unreachable(MemberId),
+    Lost(MemberId),
     Connected(MemberId),
     Removed,
     Snapshot(Vec<Bytes>),
@@ -69,6 +70,9 @@ impl PeerEvents for Shared {
     }
     fn unreachable(&self, to: MemberId) {
         let _ = self.0.events.send(Event::Unreachable(to));
+    }
+    fn lost(&self, peer: MemberId) {
+        let _ = self.0.events.send(Event::Lost(peer));
     }
     fn connected(&self, to: MemberId) {
         let _ = self.0.events.send(Event::Connected(to));
@@ -170,6 +174,31 @@ async fn reconnects_when_the_server_side_restarts() {
     a.until(|event| *event == Event::Connected(2)).await;
     a.transport.send(2, Bytes::from_static(b"again"));
     b.until(|event| *event == Event::Message(1, Bytes::from_static(b"again"))).await;
+}
+
+#[tokio::test]
+async fn a_peer_is_lost_when_nothing_connects_it_any_more() {
+    let (mut a, mut b) = (site(1), site(2));
+    let (from_b, url_a) = a.serve(ANY);
+    let (from_a, url_b) = b.serve(ANY);
+    a.transport.set_peer(2, vec![url_b]);
+    b.transport.set_peer(1, vec![url_a]);
+    a.until(|event| *event == Event::Connected(2)).await;
+    b.until(|event| *event == Event::Connected(1)).await;
+
+    // Our connection breaks and is refused, but the peer's stands.
+    from_a.shutdown(Duration::ZERO).await;
+    a.until(|event| *event == Event::Unreachable(2)).await;
+    a.until(|event| *event == Event::Unreachable(2)).await;
+    b.transport.send(1, Bytes::from_static(b"alive"));
+    a.until(|event| match event {
+        Event::Lost(_) => panic!("the peer is there"),
+        event => *event == Event::Message(2, Bytes::from_static(b"alive")),
+    })
+    .await;
+    b.transport.stop();
+    a.until(|event| *event == Event::Lost(2)).await;
+    from_b.shutdown(Duration::ZERO).await;
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use super::contact::Contacts;
 use super::proto::peer_client::PeerClient;
 use super::proto::{CallRequest, MessageBatch, MessagesAck};
 use super::queue::{Lane, Pushed};
@@ -49,6 +50,7 @@ struct Shared {
     events: Arc<dyn PeerEvents>,
     runtime: Handle,
     peers: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
+    contacts: Arc<Contacts>,
     stopped: watch::Sender<bool>,
     /// One for all listeners: a cut snapshot is resumed whatever listener its sender comes back to.
     service: PeerService,
@@ -65,8 +67,10 @@ impl Transport {
     pub fn new(config: PeerConfig, events: Arc<dyn PeerEvents>, runtime: Handle) -> Self {
         let config = Arc::new(config);
         let stopped = watch::Sender::new(false);
-        let service = PeerService::new(config.clone(), events.clone(), stopped.subscribe());
-        let shared = Shared { config, events, runtime, peers: Mutex::default(), stopped, service };
+        let contacts = Arc::new(Contacts::default());
+        let service = PeerService::new(config.clone(), events.clone(), contacts.clone(), stopped.subscribe());
+        let peers = Mutex::default();
+        let shared = Shared { config, events, runtime, peers, contacts, stopped, service };
         Self { shared: Arc::new(shared) }
     }
 
@@ -98,6 +102,7 @@ impl Transport {
             id,
             config: shared.config.clone(),
             events: shared.events.clone(),
+            contacts: shared.contacts.clone(),
             urgent: peer.urgent.clone(),
             bulk: peer.bulk.clone(),
             peer: Arc::downgrade(&peer),
@@ -202,6 +207,7 @@ struct Link {
     id: MemberId,
     config: Arc<PeerConfig>,
     events: Arc<dyn PeerEvents>,
+    contacts: Arc<Contacts>,
     urgent: Arc<Lane>,
     bulk: Arc<Lane>,
     peer: std::sync::Weak<Peer>,
@@ -235,6 +241,7 @@ impl Link {
                     let since = Instant::now();
                     let status = self.hold(session, since, url, &mut urls).await;
                     let Some(status) = status else { return };
+                    self.contacts.broke(self.id);
                     // A connection that worked for a while is redialled at once; one that breaks
                     // at once is a failed attempt like any other.
                     if since.elapsed() >= self.config.backoff_max {
@@ -244,6 +251,9 @@ impl Link {
                 }
                 Err(status) => {
                     turn += 1;
+                    if self.contacts.refused(self.id) {
+                        self.events.lost(self.id);
+                    }
                     status
                 }
             };
@@ -275,8 +285,9 @@ impl Link {
         let channel = dial(&self.config, url).await?;
         let mut client = client(channel.clone());
         let mut accepted = Vec::new();
+        let (open, opened) = watch::channel(());
         for lane in [&self.urgent, &self.bulk] {
-            let request = route::routed(&self.config, self.id, batches(lane.clone()));
+            let request = route::routed(&self.config, self.id, batches(lane.clone(), opened.clone()));
             let stream = tokio::time::timeout(ACCEPT_TIMEOUT, client.messages(request)).await;
             let stream =
                 stream.map_err(|_| Status::deadline_exceeded("the peer did not accept the stream"))?;
@@ -284,7 +295,7 @@ impl Link {
         }
         let bulk = accepted.pop().expect("two lanes were opened");
         let urgent = accepted.pop().expect("two lanes were opened");
-        Ok(Session { channel, urgent, bulk })
+        Ok(Session { channel, urgent, bulk, _open: open })
     }
 
     /// Keeps the connection until it breaks; `None` when the peer was removed from the transport.
@@ -296,6 +307,7 @@ impl Link {
         urls: &mut watch::Receiver<Vec<String>>,
     ) -> Option<Status> {
         *self.peer.upgrade()?.link() = Some((since, session.channel.clone()));
+        self.contacts.opened(self.id);
         self.events.connected(self.id);
         let status = loop {
             tokio::select! {
@@ -318,6 +330,8 @@ struct Session {
     channel: Channel,
     urgent: Streaming<MessagesAck>,
     bulk: Streaming<MessagesAck>,
+    /// The bodies of both requests end with it: a connection stays open as long as one of them does.
+    _open: watch::Sender<()>,
 }
 
 fn end_of(ended: Result<Option<MessagesAck>, Status>) -> Status {
@@ -325,8 +339,15 @@ fn end_of(ended: Result<Option<MessagesAck>, Status>) -> Status {
 }
 
 /// A lane as a request body: pulled only when the connection has room, which is the back-pressure.
-fn batches(lane: Arc<Lane>) -> impl Stream<Item = MessageBatch> + Send + 'static {
-    stream::unfold(lane, async |lane| Some((MessageBatch { messages: lane.batch().await }, lane)))
+fn batches(lane: Arc<Lane>, open: watch::Receiver<()>) -> impl Stream<Item = MessageBatch> + Send + 'static {
+    stream::unfold((lane, open), async |(lane, mut open)| {
+        let messages = tokio::select! {
+            messages = lane.batch() => messages,
+            // Nothing is ever sent: it fails when the session is gone.
+            _ = open.changed() => return None,
+        };
+        Some((MessageBatch { messages }, (lane, open)))
+    })
 }
 
 pub(super) fn client(channel: Channel) -> PeerClient<Channel> {

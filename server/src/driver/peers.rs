@@ -177,6 +177,14 @@ impl PeerEvents for Receiver {
         self.input(Input::PeerUnreachable { peer });
     }
 
+    fn lost(&self, peer: MemberId) {
+        tracing::warn!(
+            "remote-peer-id" = super::hex(peer),
+            "peer became inactive (message send to peer failed)"
+        );
+        self.input(Input::PeerLost { peer });
+    }
+
     fn connected(&self, peer: MemberId) {
         tracing::info!("remote-peer-id" = super::hex(peer), "peer became active");
         self.metrics.peer(peer).connected();

@@ -1,16 +1,23 @@
 //! Clients: each asks one thing at a time and may never learn what became of it; watchers follow a
 //! range over as many streams as it takes.
 
-use cairn_core::api::{RangeRequest, Request, ResponseBody, WatchResponse};
+use cairn_checkers::history::NEVER;
+use cairn_checkers::watch::{Verdict, Watcher as WatchState};
+use cairn_checkers::{Operation, Outcome};
+use cairn_core::api::{RangeRequest, Request, ResponseBody, WatchCreateRequest, WatchResponse};
 use cairn_core::node::Input;
 use cairn_core::rng::Rng;
 use cairn_core::types::{KeyRange, MemberId};
 
-use crate::checker::watch::{Verdict, WatchState};
+use crate::checker::lease;
 use crate::cluster::{Cluster, Event};
 use crate::history::{Answer, Op};
 use crate::options::{MS, SECOND};
+use crate::record;
 use crate::workload::{Draw, watch};
+
+/// Who asks what no client asked.
+const OPERATOR: u64 = 1000;
 
 /// A client.
 #[derive(Debug)]
@@ -27,6 +34,7 @@ pub struct Client {
 pub struct Watcher {
     rng: Rng,
     state: Option<WatchState>,
+    request: WatchCreateRequest,
     stream: u64,
     /// It reads slowly.
     slow: bool,
@@ -44,7 +52,13 @@ impl Cluster {
         for watcher in 0..self.options.watchers {
             let mut rng = Rng::derive(seed, &[11, watcher as u64]);
             let slow = rng.chance(1, 4);
-            self.watchers.push(Watcher { rng, state: None, stream: 0, slow });
+            self.watchers.push(Watcher {
+                rng,
+                state: None,
+                request: WatchCreateRequest::default(),
+                stream: 0,
+                slow,
+            });
             self.schedule(SECOND, Event::WatchOpen { watcher });
             self.schedule(2 * SECOND, Event::WatchAsk { watcher });
         }
@@ -94,13 +108,26 @@ impl Cluster {
     pub(crate) fn ask(&mut self, id: MemberId, request: Request, client: Option<usize>) -> u64 {
         self.next_number += 1;
         let number = self.next_number;
+        let mut operation = Operation {
+            number,
+            client: client.map_or(OPERATOR, |client| client as u64),
+            member: id,
+            boot: 0,
+            call: self.now,
+            ret: NEVER,
+            action: record::action(&request),
+            outcome: Outcome::Unknown { why: "no answer".to_owned() },
+        };
         let (floor, compact_floor) = (self.linearizability.floor, self.linearizability.compact_floor);
         let now = self.now;
         let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            self.history.push(operation);
             return number;
         };
         process.next_request += 1;
         let (boot, request_id) = (process.boot, process.next_request);
+        operation.boot = boot;
+        self.history.push(operation);
         self.stats.operations += 1;
         self.trace.line(now, || format!("{id:16x} #{number} asked {request_id}: {request:?}"));
         let op = Op {
@@ -131,10 +158,12 @@ impl Cluster {
         self.stats.answered += 1;
         self.trace.note(&[5, op.number, u64::from(answer.is_ok())]);
         self.trace.line(now, || format!("{id:16x} #{} answered {answer:?}", op.number));
-        let checked = self
-            .linearizability
-            .answered(&op, &answer, &self.model)
-            .and_then(|()| self.leases.answered(now, &op, &answer));
+        let told = &mut self.history[op.number as usize - 1];
+        (told.ret, told.outcome) = (now, record::outcome(&answer));
+        let checked = self.linearizability.answered(&op, &answer, &self.model).and_then(|()| {
+            lease::answered(&mut self.leases, now, &op, &answer)
+                .map_err(|violation| format!("{violation}\n  asked: {op:?}\n  answered: {answer:?}"))
+        });
         if let Err(what) = checked {
             return self.fail(what);
         }
@@ -175,11 +204,14 @@ impl Cluster {
         let fresh = self.watchers[watcher].state.is_none() || (self.chaotic && rng.chance(1, 4));
         let request = if fresh {
             let request = watch::create(&mut self.draw(&mut rng, self.next_number));
-            self.watchers[watcher].state = Some(WatchState::new(request.clone()));
+            self.watchers[watcher].state = Some(WatchState::new(record::watch_request(&request)));
+            self.watchers[watcher].request = request.clone();
             request
         } else {
-            let state = self.watchers[watcher].state.as_mut().expect("it was just looked at");
-            state.resume()
+            let watcher = &mut self.watchers[watcher];
+            let state = watcher.state.as_mut().expect("it was just looked at");
+            watcher.request.start_revision = state.resume();
+            watcher.request.clone()
         };
         self.watchers[watcher].rng = rng;
         self.next_stream += 1;
@@ -226,7 +258,12 @@ impl Cluster {
         };
         let Some(watcher) = process.streams.get(&stream).copied() else { return };
         let Some(state) = self.watchers[watcher].state.as_mut() else { return };
-        match state.received(response, &self.model) {
+        match state.received(
+            &record::sent(response),
+            &self.model.replay,
+            self.model.revision,
+            self.model.compact,
+        ) {
             Ok(Verdict::Fine) => {
                 let slow = if self.watchers[watcher].slow && self.chaotic { SECOND } else { MS };
                 let delay = self.watchers[watcher].rng.below(slow);
@@ -242,7 +279,7 @@ impl Cluster {
             }
             Err(what) => {
                 let state = self.watchers[watcher].state.clone();
-                self.fail(format!("watch: stream {stream} of {id:x}: {what}\n  {response:?}\n  {state:?}"));
+                self.fail(format!("{what}\n  stream {stream} of {id:x}: {response:?}\n  {state:?}"));
             }
         }
     }
@@ -268,9 +305,9 @@ impl Cluster {
             return Err(format!("liveness: leases that nobody renews remain: {:?}", self.model.leases));
         }
         for watcher in &self.watchers {
-            let missing = watcher.state.as_ref().map_or(0, |state| state.missing(&self.model));
+            let missing = watcher.state.as_ref().map_or(0, |state| state.missing(&self.model.replay));
             if missing > 0 {
-                return Err(format!("watch: {missing} events were never sent: {:?}", watcher.state));
+                return Err(format!("watch reliable: {missing} events were never sent: {:?}", watcher.state));
             }
         }
         let ids: Vec<MemberId> = self.statuses().into_keys().collect();

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
 use bytes::Bytes;
+use cairn_checkers::Operation;
+use cairn_checkers::lease::Leases;
 use cairn_core::backend::Backend;
 use cairn_core::backend::mem::MemBackend;
 use cairn_core::cluster::Cluster as Membership;
@@ -18,10 +20,9 @@ use cairn_core::rng::Rng;
 use cairn_core::types::MemberId;
 use cairn_core::wal::{Append, HardState, LogStart, MemDisk, Metadata, Wal, WalOptions};
 
-use crate::checker::convergence;
 use crate::checker::durability::Durable;
-use crate::checker::lease::Leases;
 use crate::checker::linearizability::Linearizability;
+use crate::checker::{convergence, history, lease};
 use crate::client::{Client, Watcher};
 use crate::disk::power_off;
 use crate::driver::{Clock, Member, Process};
@@ -39,6 +40,8 @@ use crate::trace::Trace;
 const INTERNAL_ID: u64 = 1 << 63;
 /// The end of the liveness phase, from its beginning.
 const LIVENESS: u64 = 90 * SECOND;
+/// One seed in this many is searched for linearizations, besides the faster checks.
+const SEARCHED: u64 = 16;
 /// Events in a run; more mean that something spins.
 const EVENTS_MAX: u64 = 20_000_000;
 
@@ -166,6 +169,8 @@ pub struct Cluster {
     /// What members say of the membership at each index.
     configurations: BTreeMap<u64, Vec<(u64, bool)>>,
     pub(crate) answers: BTreeMap<u64, crate::history::Answer>,
+    /// What clients asked and were told, by the operations' numbers from 1.
+    pub(crate) history: Vec<Operation>,
 }
 
 /// Runs a seed to its end.
@@ -230,6 +235,7 @@ impl Cluster {
             matching: LogMatching::default(),
             configurations: BTreeMap::new(),
             answers: BTreeMap::new(),
+            history: Vec::new(),
             options,
         };
         for member in membership.members() {
@@ -393,6 +399,12 @@ impl Cluster {
         {
             self.fail(what);
         }
+        if self.violation.is_none() {
+            let search = self.options.seed.is_multiple_of(SEARCHED);
+            if let Err(violation) = history::check(&self.history, &self.model.replay, search) {
+                self.fail(violation.to_string());
+            }
+        }
     }
 
     pub(crate) fn run_to(&mut self, end: u64) {
@@ -506,7 +518,7 @@ impl Cluster {
                 if leads && entry.term == status.term && !entry.data.is_empty() {
                     let command = cairn_core::command::Command::decode(&entry.data)?;
                     if let CommandOp::LeaseRevoke { id } = command.op {
-                        self.leases.proposed(self.now, entry.index, entry.term, id);
+                        self.leases.decided(self.now, (entry.index, entry.term), id);
                     }
                 }
             }
@@ -525,7 +537,9 @@ impl Cluster {
             let Some(command) = self.model.apply(&entry)? else { continue };
             let internal = command.id.seq >= INTERNAL_ID;
             self.linearizability.committed(command.id)?;
-            self.leases.committed(self.now, entry.index, entry.term, &command.op, internal)?;
+            let place = (entry.index, entry.term);
+            lease::committed(&mut self.leases, self.now, place, &command.op, internal)
+                .map_err(|violation| violation.to_string())?;
             if matches!(command.op, CommandOp::Member(_)) {
                 self.stats.membership += 1;
             }

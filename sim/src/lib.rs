@@ -16,6 +16,7 @@ pub mod nemesis;
 pub mod network;
 pub mod options;
 pub mod planted;
+pub mod record;
 pub mod runtime;
 pub mod speed;
 pub mod swarm;

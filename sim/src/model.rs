@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use cairn_checkers::{Change, Replay};
 use cairn_core::api::{
     AlarmAction, AlarmKind, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse,
     PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseBody, ResponseOp, TxnRequest,
@@ -16,8 +17,10 @@ use cairn_core::api::{
 };
 use cairn_core::command::{Command, CommandId, Op};
 use cairn_core::error::Error;
-use cairn_core::types::{Event, EventKind, KeyRange, KeyValue};
+use cairn_core::types::{KeyRange, KeyValue};
 use cairn_core::wal::LogEntry;
+
+use crate::record::text;
 
 /// What a command did.
 #[derive(Clone, Debug)]
@@ -49,8 +52,8 @@ pub struct Model {
     /// The last compaction.
     pub compact: i64,
     keys: BTreeMap<Bytes, Vec<(i64, Option<KeyValue>)>>,
-    /// Every change in order, with its main revision.
-    pub events: Vec<(i64, Event)>,
+    /// Every change in order, as the checkers of histories want it.
+    pub replay: Replay,
     /// Leases with their TTL.
     pub leases: BTreeMap<i64, i64>,
     attached: BTreeMap<i64, BTreeSet<Bytes>>,
@@ -70,7 +73,7 @@ impl Model {
             revision: 1,
             compact: -1,
             keys: BTreeMap::new(),
-            events: Vec::new(),
+            replay: Replay::default(),
             leases: BTreeMap::new(),
             attached: BTreeMap::new(),
             alarms: BTreeSet::new(),
@@ -215,9 +218,14 @@ impl Model {
             self.attached.entry(put.lease).or_default().insert(put.key.clone());
         }
         self.keys.entry(put.key.clone()).or_default().push((main, Some(kv.clone())));
-        self.events.push((main, Event { kind: EventKind::Put, kv, prev_kv: before.clone() }));
+        self.changed(main, &put.key, Some(text(&put.value)), put.lease);
         self.sub += 1;
         PutResponse { prev_kv: before.filter(|_| put.prev_kv) }
+    }
+
+    fn changed(&mut self, revision: i64, key: &Bytes, value: Option<String>, lease: i64) {
+        let change = Change { revision, key: text(key), value, lease };
+        self.replay.push(change).expect("the model's revision only grows");
     }
 
     fn delete_key(&mut self, key: &Bytes) -> Option<KeyValue> {
@@ -229,8 +237,7 @@ impl Model {
             keys.remove(key);
         }
         self.keys.entry(key.clone()).or_default().push((main, None));
-        let kv = KeyValue { key: key.clone(), mod_revision: main, ..KeyValue::default() };
-        self.events.push((main, Event { kind: EventKind::Delete, kv, prev_kv: Some(before.clone()) }));
+        self.changed(main, key, None, 0);
         self.sub += 1;
         Some(before)
     }

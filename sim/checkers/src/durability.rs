@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Body, Kv, Operation, Outcome, Violation};
+use crate::history::{Action, Body, Kv, Operation, Outcome, Violation};
 use crate::replay::Replay;
 
 /// The rule's name.
@@ -87,6 +87,10 @@ fn by_value(ops: &[Operation], replay: &Replay) -> Result<Vec<Option<i64>>, Viol
 
 /// Where an acknowledged write changed something, `Some(None)` if nowhere; `None` if that cannot be.
 fn acknowledged(op: &Operation, revision: i64, body: &Body, replay: &Replay) -> Option<Option<i64>> {
+    if matches!(op.action, Action::Revoke { .. }) {
+        // Its answer does not tell whether it deleted the keys or found them deleted.
+        return replay.evaluate(&op.action, revision).1.is_empty().then_some(None);
+    }
     let (said, changes) = replay.evaluate(&op.action, revision - 1);
     let made = !changes.is_empty() && changes == replay.between(revision - 1, revision);
     if made && said == *body {

@@ -75,10 +75,14 @@ impl Leases {
     /// # Errors
     /// It ended before its time.
     pub fn revoked(&mut self, now: u64, id: i64, decided: Option<(u64, u64)>) -> Result<(), Violation> {
-        if let Some((at, until)) = decided.and_then(|name| self.decided.get(&name))
-            && at < until
-        {
-            return Self::fail(format!("{id} was revoked at {at}, but it was renewed until {until}"));
+        if let Some((at, until)) = decided.and_then(|name| self.decided.get(&name)) {
+            if at < until {
+                return Self::fail(format!("{id} was revoked at {at}, but it was renewed until {until}"));
+            }
+            // Who has decided that a lease is over must not renew it.
+            if let Some(known) = self.known.get(&id).filter(|known| known.renewed > *at) {
+                return Self::fail(format!("{id} was revoked at {at} and renewed after that: {known:?}"));
+            }
         }
         if let Some(known) = self.known.get_mut(&id) {
             known.revoked.get_or_insert(now);
@@ -168,6 +172,12 @@ mod tests {
         leases.decided(11 * SECOND, (3, 1), 7);
         leases.acknowledged(10 * SECOND, 7, 10).unwrap();
         leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap();
+        let mut leases = granted(0);
+        leases.decided(11 * SECOND, (3, 1), 7);
+        leases.acknowledged(12 * SECOND, 7, 10).unwrap();
+        assert!(
+            leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap_err().what.contains("renewed after that")
+        );
         // A client may end its lease at any time.
         granted(0).revoked(SECOND, 7, None).unwrap();
     }

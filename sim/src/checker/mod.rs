@@ -2,6 +2,6 @@
 
 pub mod convergence;
 pub mod durability;
+pub mod history;
 pub mod lease;
 pub mod linearizability;
-pub mod watch;

@@ -28,6 +28,7 @@ use crate::disk::power_off;
 use crate::driver::{Clock, Member, Process};
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::log_matching::LogMatching;
+use crate::invariants::own_term_commit::OwnTermCommit;
 use crate::invariants::state_machine_safety::Committed;
 use crate::invariants::{LogMirror, committed_immutable, leader_completeness};
 use crate::model::Model;
@@ -166,6 +167,7 @@ pub struct Cluster {
     committed: Committed,
     election: ElectionSafety,
     matching: LogMatching,
+    own_term: OwnTermCommit,
     /// What members say of the membership at each index.
     configurations: BTreeMap<u64, Vec<(u64, bool)>>,
     pub(crate) answers: BTreeMap<u64, crate::history::Answer>,
@@ -233,6 +235,7 @@ impl Cluster {
             committed: Committed::new(start.index),
             election: ElectionSafety::default(),
             matching: LogMatching::default(),
+            own_term: OwnTermCommit::default(),
             configurations: BTreeMap::new(),
             answers: BTreeMap::new(),
             history: Vec::new(),
@@ -517,8 +520,8 @@ impl Cluster {
                 }
                 if leads && entry.term == status.term && !entry.data.is_empty() {
                     let command = cairn_core::command::Command::decode(&entry.data)?;
-                    if let CommandOp::LeaseRevoke { id } = command.op {
-                        self.leases.decided(self.now, (entry.index, entry.term), id);
+                    if matches!(command.op, CommandOp::LeaseRevoke { .. }) {
+                        self.leases.decided(self.now, (entry.index, entry.term));
                     }
                 }
             }
@@ -532,6 +535,8 @@ impl Cluster {
             return self.observe_applied(id, status.applied);
         }
         let log = &process.log;
+        let leads = (status.role == Role::Leader).then_some(status.term);
+        self.own_term.committed(id, leads, status.committed, log)?;
         let news = self.committed.advance(id, process.committed, status.committed, log)?;
         for entry in news {
             let Some(command) = self.model.apply(&entry)? else { continue };

@@ -56,12 +56,13 @@ pub fn violation(bug: Option<Bug>, seed: u64, seconds: u64) -> Option<String> {
 
 /// The checker that a violation comes from, by the words that it begins with or contains.
 fn finder(what: &str) -> &'static str {
-    const NAMES: [(&str, &str); 16] = [
+    const NAMES: [(&str, &str); 17] = [
         ("assertion:", "assertion"),
         ("election safety:", "election safety"),
         ("log matching:", "log matching"),
         ("leader completeness:", "leader completeness"),
         ("state machine safety:", "state machine safety"),
+        ("own term commit:", "own term commit"),
         ("committed immutable:", "committed immutable"),
         ("apply:", "equal applies"),
         ("durability:", "durability"),

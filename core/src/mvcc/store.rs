@@ -464,8 +464,7 @@ impl Store {
     /// The rows that a compaction may remove now: its revision is flushed, and with it every row up to
     /// it, so that a restart can never bring back a revision that has lost its rows.
     pub fn compaction_due(&self) -> Option<Compaction> {
-        let early = planted::on(Bug::CompactBeforeFlush);
-        let to = if early { self.compact_revision } else { self.flushed.1 };
+        let to = if planted::on(Bug::CompactBeforeFlush) { self.compact_revision } else { self.flushed.1 };
         (!self.compacting && to > self.compacted).then(|| Compaction { from: self.compacted.max(0), to })
     }
 

@@ -422,7 +422,8 @@ fn raft_config(config: &Config, applied: Index) -> raft::Config {
         election_tick: config.election_ticks,
         heartbeat_tick: 1,
         applied,
-        max_size_per_msg: 1 << 20,
+        // Entry by entry, old ones reach a quorum before the one of the leader's own term.
+        max_size_per_msg: if planted::on(Bug::CommitOldTerm) { 1 } else { 1 << 20 },
         max_inflight_msgs: 256,
         check_quorum: true,
         pre_vote: config.pre_vote,

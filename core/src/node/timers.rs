@@ -262,7 +262,8 @@ impl Node {
         });
         let full =
             pending.entries >= self.config.flush_entries_max || pending.bytes >= self.config.flush_bytes_max;
-        if (full || aged || self.flush.wanted) && self.applied > self.flush.flushed {
+        let early = planted::on(Bug::CompactBeforeFlush) && self.store.compaction_due().is_some();
+        if (full || aged || self.flush.wanted) && !early && self.applied > self.flush.flushed {
             return self.start_flush();
         }
         self.flush.wanted = false;

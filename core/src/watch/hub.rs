@@ -290,6 +290,10 @@ impl WatchHub {
         if let Some(stream) = self.waiting.pop_front() {
             let state = self.streams.get_mut(&stream).expect("a closed stream does not wait");
             state.waiting = false;
+            if planted::on(Bug::WatchProgressOvertakes) {
+                self.send_progress(stream);
+            }
+            let state = self.streams.get_mut(&stream).expect("a closed stream does not wait");
             if !state.unsynced.is_empty() {
                 self.catch_up(stream, store)?;
             }

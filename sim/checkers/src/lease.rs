@@ -22,15 +22,16 @@ struct Known {
     granted: Option<u64>,
     revoked: Option<u64>,
     acknowledged: bool,
+    /// When the cluster decided that it is over.
+    over: Option<u64>,
 }
 
 /// Every lease of a run. Times are nanoseconds of the true clock.
 #[derive(Debug, Default)]
 pub struct Leases {
     known: BTreeMap<i64, Known>,
-    /// When each revocation that nobody asked for was decided, by the name that the caller gives it,
-    /// with the moment until which the lease must live by what was known then.
-    decided: BTreeMap<(u64, u64), (u64, u64)>,
+    /// When each revocation that nobody asked for was decided, by the name that the caller gives it.
+    decided: BTreeMap<(u64, u64), u64>,
     /// The fastest clock, in millionths above the true one.
     drift: u64,
     /// The sum of all steps.
@@ -53,13 +54,16 @@ impl Leases {
     }
 
     /// The cluster decided by itself to end a lease; `name` is what [`Leases::revoked`] will be told.
-    pub fn decided(&mut self, now: u64, name: (u64, u64), id: i64) {
-        let lives_until = self
-            .known
-            .get(&id)
-            .filter(|known| known.acknowledged)
-            .map_or(0, |known| known.renewed + self.lifetime(known.ttl));
-        self.decided.entry(name).or_insert((now, lives_until));
+    pub fn decided(&mut self, now: u64, name: (u64, u64)) {
+        self.decided.entry(name).or_insert(now);
+    }
+
+    /// Who decided that a lease is over counted all renewals before, and granted none after: wherever
+    /// the answer to one was on its way, the lease must have lived.
+    fn ended_early(&self, known: &Known) -> Option<(u64, u64)> {
+        let over = known.over.filter(|_| known.acknowledged)?;
+        let until = known.renewed + self.lifetime(known.ttl);
+        (over < until).then_some((over, until))
     }
 
     /// A grant took effect.
@@ -75,19 +79,21 @@ impl Leases {
     /// # Errors
     /// It ended before its time.
     pub fn revoked(&mut self, now: u64, id: i64, decided: Option<(u64, u64)>) -> Result<(), Violation> {
-        if let Some((at, until)) = decided.and_then(|name| self.decided.get(&name)) {
-            if at < until {
-                return Self::fail(format!("{id} was revoked at {at}, but it was renewed until {until}"));
-            }
-            // Who has decided that a lease is over must not renew it.
-            if let Some(known) = self.known.get(&id).filter(|known| known.renewed > *at) {
-                return Self::fail(format!("{id} was revoked at {at} and renewed after that: {known:?}"));
-            }
+        let over = decided.and_then(|name| self.decided.get(&name)).copied();
+        let Some(known) = self.known.get_mut(&id) else { return Ok(()) };
+        if known.revoked.is_none() {
+            (known.revoked, known.over) = (Some(now), over);
         }
-        if let Some(known) = self.known.get_mut(&id) {
-            known.revoked.get_or_insert(now);
+        self.check_end(id)
+    }
+
+    fn check_end(&self, id: i64) -> Result<(), Violation> {
+        match self.known.get(&id).and_then(|known| self.ended_early(known)) {
+            Some((over, until)) => {
+                Self::fail(format!("{id} was revoked at {over}, but it was renewed until {until}"))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A client was told that its lease was granted, or renewed; `call` is when it asked.
@@ -104,7 +110,7 @@ impl Leases {
         known.ttl = ttl;
         known.renewed = known.renewed.max(call);
         known.acknowledged = true;
-        Ok(())
+        self.check_end(id)
     }
 
     /// A client was told at `now` that its lease is not there to be renewed.
@@ -156,7 +162,7 @@ mod tests {
     fn a_lease_that_ends_in_time_is_fine() {
         let mut leases = granted(0);
         leases.acknowledged(5 * SECOND, 7, 10).unwrap();
-        leases.decided(15 * SECOND, (3, 1), 7);
+        leases.decided(15 * SECOND, (3, 1));
         leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap();
         leases.not_renewed(17 * SECOND, 17 * SECOND, 7).unwrap();
         leases.said_gone(17 * SECOND, 7).unwrap();
@@ -165,19 +171,17 @@ mod tests {
     #[test]
     fn a_lease_must_not_end_early() {
         let mut leases = granted(0);
-        leases.decided(9 * SECOND, (3, 1), 7);
+        leases.decided(9 * SECOND, (3, 1));
         assert!(leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap_err().what.contains("renewed until"));
-        // A renewal that is acknowledged after the decision does not undo it.
+        // Nor may it, if the answer to a renewal comes after the decision, or even after the end.
         let mut leases = granted(0);
-        leases.decided(11 * SECOND, (3, 1), 7);
+        leases.decided(11 * SECOND, (3, 1));
         leases.acknowledged(10 * SECOND, 7, 10).unwrap();
-        leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap();
+        assert!(leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap_err().what.contains("renewed until"));
         let mut leases = granted(0);
-        leases.decided(11 * SECOND, (3, 1), 7);
-        leases.acknowledged(12 * SECOND, 7, 10).unwrap();
-        assert!(
-            leases.revoked(16 * SECOND, 7, Some((3, 1))).unwrap_err().what.contains("renewed after that")
-        );
+        leases.decided(11 * SECOND, (3, 1));
+        leases.revoked(12 * SECOND, 7, Some((3, 1))).unwrap();
+        assert!(leases.acknowledged(9 * SECOND, 7, 10).unwrap_err().what.contains("renewed until"));
         // A client may end its lease at any time.
         granted(0).revoked(SECOND, 7, None).unwrap();
     }
@@ -185,11 +189,11 @@ mod tests {
     #[test]
     fn drift_and_steps_shorten_what_may_be_demanded() {
         let mut leases = granted(100_000);
-        leases.decided(9 * SECOND, (3, 1), 7);
+        leases.decided(9 * SECOND, (3, 1));
         leases.revoked(9 * SECOND, 7, Some((3, 1))).unwrap();
         let mut leases = granted(0);
         leases.stepped = 2 * SECOND;
-        leases.decided(8 * SECOND, (3, 1), 7);
+        leases.decided(8 * SECOND, (3, 1));
         leases.revoked(9 * SECOND, 7, Some((3, 1))).unwrap();
     }
 

@@ -5,6 +5,7 @@ pub mod committed_immutable;
 pub mod election_safety;
 pub mod leader_completeness;
 pub mod log_matching;
+pub mod own_term_commit;
 pub mod state_machine_safety;
 
 use std::collections::VecDeque;

@@ -35,6 +35,15 @@ fn compare(draw: &mut Draw<'_>) -> Compare {
     Compare { result, target, key: draw.key(), range_end: bytes::Bytes::new() }
 }
 
+/// Seldom a lease, and then sometimes one that nobody was granted: the transaction has to fail as a whole.
+fn lease(draw: &mut Draw<'_>) -> i64 {
+    match draw.rng.below(24) {
+        0 => 7,
+        1 if !draw.leases.is_empty() => draw.leases[draw.rng.below(draw.leases.len() as u64) as usize],
+        _ => 0,
+    }
+}
+
 /// Operations that do not put a key twice or put and delete the same one.
 fn ops(draw: &mut Draw<'_>) -> Vec<RequestOp> {
     let mut ops = Vec::new();
@@ -50,7 +59,10 @@ fn ops(draw: &mut Draw<'_>) -> Vec<RequestOp> {
                 let (key, range_end) = draw.range();
                 RequestOp::Range(RangeRequest { key, range_end, ..RangeRequest::default() })
             }
-            _ => RequestOp::Put(PutRequest { key, value: draw.value(), ..PutRequest::default() }),
+            _ => {
+                let (value, lease) = (draw.value(), lease(draw));
+                RequestOp::Put(PutRequest { key, value, lease, ..PutRequest::default() })
+            }
         });
     }
     ops

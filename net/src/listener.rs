@@ -8,7 +8,9 @@
 
 mod authority;
 mod bind;
+mod frame;
 mod hpack;
+mod pings;
 mod prefix;
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,8 @@ pub struct ListenerOptions {
     pub keepalive_interval: Option<Duration>,
     /// How long such a ping may stay unanswered.
     pub keepalive_timeout: Duration,
+    /// The least time between two pings of an HTTP/2 client; without it they are not limited.
+    pub keepalive_min_time: Option<Duration>,
     /// How long a client may take to send its first bytes, and each HTTP/1.1 header block.
     pub header_timeout: Duration,
     /// HTTP/2 flow control of one stream.
@@ -59,6 +63,7 @@ impl Default for ListenerOptions {
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
             keepalive_timeout: Duration::from_secs(20),
+            keepalive_min_time: None,
             header_timeout: Duration::from_secs(10),
             stream_window_bytes: 2 << 20,
             connection_window_bytes: 16 << 20,
@@ -211,6 +216,7 @@ impl Serve {
         };
         let Ok(Ok(stream)) = prefixed else { return };
         let is_http2 = stream.is_http2();
+        let stream = pings::Policed::new(stream, self.options.keepalive_min_time.filter(|_| is_http2));
         let stream = authority::Repaired::new(stream, is_http2);
         let service = {
             let (http, grpc) = (self.http.clone(), self.grpc.clone());

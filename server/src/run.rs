@@ -172,6 +172,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     });
 
     let probes = tokio::spawn(peer_calls::probe(peers.clone(), status_rx.clone(), metrics.clone()));
+    let options = ListenerOptions { keepalive_min_time: Some(pings_min_time(&config)), ..options };
     let mut clients = Some((client_listeners, http_listeners, metrics_listeners));
     let mut signals = Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let end = loop {
@@ -293,6 +294,12 @@ fn listener_options(config: &Config) -> ListenerOptions {
         keepalive_timeout: config.grpc_keepalive_timeout,
         ..ListenerOptions::default()
     }
+}
+
+/// 0 leaves it to gRPC, whose own limit is five minutes.
+fn pings_min_time(config: &Config) -> Duration {
+    let chosen = config.grpc_keepalive_min_time;
+    if chosen.is_zero() { Duration::from_secs(5 * 60) } else { chosen }
 }
 
 fn http_state(config: &Config, handle: Handle, metrics: Arc<Metrics>) -> client::ClientHttp {

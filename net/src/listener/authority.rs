@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frame::{self, END_STREAM, Frame, HEADERS};
 use super::hpack::{self, DecodeError, Field};
 use super::prefix::PREFACE;
 
@@ -28,12 +29,9 @@ use super::prefix::PREFACE;
 const BLOCK_BYTES_MAX: usize = 64 << 10;
 /// The payload that every receiver accepts; no larger frame is written.
 const FRAME_BYTES_MAX: usize = 16 << 10;
-const FRAME_HEADER: usize = 9;
 const READ_BYTES: usize = 8 << 10;
 
-const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
-const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -93,7 +91,7 @@ struct Rewriter {
     /// The unfinished frame header, or the frames of the unfinished block as they came.
     held: Vec<u8>,
     /// The stream whose block is in `held`.
-    stream: Option<[u8; 4]>,
+    stream: Option<u32>,
 }
 
 impl Rewriter {
@@ -140,9 +138,9 @@ impl Rewriter {
                 self.at = if count == left { At::FrameHeader(0) } else { At::Opaque(left - count) };
             }
             At::FrameHeader(start) => {
-                let count = (start + FRAME_HEADER - self.held.len()).min(rest.len());
+                let count = (start + frame::HEADER - self.held.len()).min(rest.len());
                 self.held.extend_from_slice(split(rest, count));
-                if self.held.len() == start + FRAME_HEADER {
+                if self.held.len() == start + frame::HEADER {
                     return self.frame(start, output);
                 }
             }
@@ -171,7 +169,7 @@ impl Rewriter {
             }
             _ => self.stream = Some(frame.stream),
         }
-        let end = start + FRAME_HEADER + frame.length;
+        let end = start + frame::HEADER + frame.length;
         // Frames' headers count too, so that empty frames without end are not read either.
         if end > BLOCK_BYTES_MAX {
             return Err(RewriteError::TooLarge);
@@ -191,8 +189,8 @@ impl Rewriter {
         let mut block = Vec::with_capacity(self.held.len());
         let (mut frames, mut flags) = (self.held.as_slice(), 0);
         while let Some(frame) = Frame::read(frames) {
-            let (whole, rest) = frames.split_at(FRAME_HEADER + frame.length);
-            block.extend_from_slice(frame.fragment(&whole[FRAME_HEADER..])?);
+            let (whole, rest) = frames.split_at(frame::HEADER + frame.length);
+            block.extend_from_slice(fragment(frame, &whole[frame::HEADER..])?);
             if frame.kind == HEADERS {
                 flags = frame.flags;
             }
@@ -225,7 +223,7 @@ fn split<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
     taken
 }
 
-fn write_block(fields: &[Field], flags: u8, stream: [u8; 4], output: &mut Vec<u8>) {
+fn write_block(fields: &[Field], flags: u8, stream: u32, output: &mut Vec<u8>) {
     let mut block = Vec::new();
     fields.iter().for_each(|field| hpack::encode(field, &mut block));
     let (mut kind, mut flags, mut rest) = (HEADERS, flags, block.as_slice());
@@ -244,45 +242,21 @@ fn write_block(fields: &[Field], flags: u8, stream: [u8; 4], output: &mut Vec<u8
     }
 }
 
-/// A frame's header.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    length: usize,
-    kind: u8,
-    flags: u8,
-    stream: [u8; 4],
-}
-
-impl Frame {
-    /// `None` when `bytes` do not hold a whole frame header.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let &[high, middle, low, kind, flags, a, b, c, d] = bytes.first_chunk::<FRAME_HEADER>()?;
-        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        Some(Self { length, kind, flags, stream: [a, b, c, d] })
+/// The part of the header block in the payload of `frame`.
+fn fragment(frame: Frame, payload: &[u8]) -> Result<&[u8], RewriteError> {
+    if frame.kind != HEADERS {
+        return Ok(payload);
     }
-
-    fn write(&self, output: &mut Vec<u8>) {
-        output.extend_from_slice(&(self.length as u32).to_be_bytes()[1..]);
-        output.extend_from_slice(&[self.kind, self.flags]);
-        output.extend_from_slice(&self.stream);
+    let (mut start, mut end) = (0, payload.len());
+    if frame.flags & PADDED != 0 {
+        let padding = usize::from(*payload.first().ok_or(RewriteError::Padding)?);
+        start = 1;
+        end = end.checked_sub(padding).ok_or(RewriteError::Padding)?;
     }
-
-    /// The part of the header block in `payload`.
-    fn fragment<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], RewriteError> {
-        if self.kind != HEADERS {
-            return Ok(payload);
-        }
-        let (mut start, mut end) = (0, payload.len());
-        if self.flags & PADDED != 0 {
-            let padding = usize::from(*payload.first().ok_or(RewriteError::Padding)?);
-            start = 1;
-            end = end.checked_sub(padding).ok_or(RewriteError::Padding)?;
-        }
-        if self.flags & PRIORITY != 0 {
-            start += 5;
-        }
-        payload.get(start..end).ok_or(RewriteError::Padding)
+    if frame.flags & PRIORITY != 0 {
+        start += 5;
     }
+    payload.get(start..end).ok_or(RewriteError::Padding)
 }
 
 /// An HTTP/2 connection's server end, whose reader sees repaired authorities.

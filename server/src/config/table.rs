@@ -201,7 +201,7 @@ pub static FLAGS: &[Flag] = &[
     flag("Member", "max-txn-ops", "128", Uint, "3.4", Works, "Most operations in one transaction."),
     flag("Member", "max-request-bytes", "1572864", Uint, "3.4", Works, "Largest client request in bytes."),
     flag("Member", "max-concurrent-streams", "4294967295", Uint32, "3.4.45", Works, "Most concurrent streams of one client connection."),
-    flag("Member", "grpc-keepalive-min-time", "5s", Duration, "3.4", NoOp("the pings of clients are not limited"), "Shortest time a client must wait between two pings."),
+    flag("Member", "grpc-keepalive-min-time", "5s", Duration, "3.4", Works, "Shortest time a client must wait between two pings."),
     flag("Member", "grpc-keepalive-interval", "2h", Duration, "3.4", Works, "Time between two pings of the server; 0 disables them."),
     flag("Member", "grpc-keepalive-timeout", "20s", Duration, "3.4", Works, "Time without an answer before a connection is closed; 0 disables it."),
     flag("Member", "socket-reuse-port", "false", Bool, "3.5", Works, "Set SO_REUSEPORT on listeners."),

@@ -12,7 +12,7 @@ const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Frame { length: payload.len(), kind, flags, stream: [0, 0, 0, stream] }.write(&mut bytes);
+    Frame { length: payload.len(), kind, flags, stream: stream.into() }.write(&mut bytes);
     bytes.extend_from_slice(payload);
     bytes
 }
@@ -70,8 +70,8 @@ async fn rewritten(frames: &[Vec<u8>]) -> Vec<u8> {
 fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let Some(Frame { length, kind, flags, stream }) = Frame::read(bytes) {
-        let (whole, rest) = bytes.split_at(FRAME_HEADER + length);
-        frames.push((kind, flags, stream[3], whole[FRAME_HEADER..].to_vec()));
+        let (whole, rest) = bytes.split_at(frame::HEADER + length);
+        frames.push((kind, flags, stream as u8, whole[frame::HEADER..].to_vec()));
         bytes = rest;
     }
     assert_eq!(bytes, b"");
@@ -229,7 +229,7 @@ async fn a_rewritten_connection_ends_with_an_error() {
         ([frame(HEADERS, 0, 3, b"\x83"), frame(0, 0, 3, b"")].concat(), RewriteError::Interrupted),
         (frame(HEADERS, 0, 3, &vec![0; BLOCK_BYTES_MAX]), RewriteError::TooLarge),
         (
-            [frame(HEADERS, 0, 3, b""), empty.repeat(BLOCK_BYTES_MAX / FRAME_HEADER)].concat(),
+            [frame(HEADERS, 0, 3, b""), empty.repeat(BLOCK_BYTES_MAX / frame::HEADER)].concat(),
             RewriteError::TooLarge,
         ),
     ] {

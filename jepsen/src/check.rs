@@ -1,14 +1,16 @@
 //! Decides whether a history of operations can be explained by the cluster's own list of changes.
 //!
-//! The changes come from a watch since the first revision, so the order of writes is given and need
-//! not be searched for: a history is linearizable when every acknowledged operation stands at its
-//! revision, and revisions agree with real time. An operation of unknown outcome may be in the
-//! changes or not; one that was refused must not be.
+//! The judging is done by `cairn-checkers`, with the same checkers that the simulator uses; this module
+//! says what the load's operations are in their terms, and shows what was near a contradiction.
 //!
 //! Every write carries a value that no other write has, which is how a change names its operation.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use cairn_checkers::history::{NEVER, Relation, Target};
+use cairn_checkers::{
+    Action, Body, Change, Compare, Keys, Kv, Operation, Outcome, Replay, durability, revision_order,
+};
 
 use crate::client::Event;
 
@@ -31,8 +33,8 @@ pub enum Kind {
 pub enum Known {
     /// A write took effect at this revision.
     Wrote(i64),
-    /// At this revision, the key had this change (or none at all); also a swap that did not match.
-    Saw(i64, Option<(String, i64)>),
+    /// At this revision, this was the key's state (or it was not there); also a swap that did not match.
+    Saw(i64, Option<Kv>),
     /// The server refused it.
     Refused(String),
     /// Nobody told.
@@ -56,22 +58,6 @@ pub struct Op {
     pub end: u64,
     /// The outcome.
     pub known: Known,
-}
-
-impl Op {
-    fn value(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Put(value) | Kind::Swap(_, value) => Some(value),
-            Kind::Read => None,
-        }
-    }
-
-    fn acked_revision(&self) -> Option<i64> {
-        match &self.known {
-            Known::Wrote(revision) | Known::Saw(revision, _) => Some(*revision),
-            Known::Refused(_) | Known::Unknown(_) => None,
-        }
-    }
 }
 
 impl fmt::Display for Op {
@@ -114,155 +100,90 @@ pub struct Summary {
 ///
 /// # Errors
 /// The first contradiction found.
-pub fn check(ops: &[Op], events: &[Event], state: &[Event]) -> Result<Summary, Violation> {
+pub fn check(ops: &[Op], events: &[Event], state: &[Kv]) -> Result<Summary, Violation> {
+    let operations: Vec<Operation> = ops.iter().zip(0..).map(operation).collect();
+    let changes: Vec<Change> = events.iter().map(change).collect();
+    let judged = || {
+        let replay = Replay::new(&changes)?;
+        let effects = durability::effects(&operations, &replay)?;
+        revision_order::check(&operations, &effects, &replay)?;
+        durability::state(state, &replay)?;
+        Ok(effects)
+    };
+    let effects = judged().map_err(|violation| around(ops, &violation))?;
     let mut summary = Summary { events: events.len(), ..Summary::default() };
-    let changes = Changes::new(ops, events)?;
-    let mut effective = vec![None; ops.len()];
-    for (index, event) in events.iter().enumerate() {
-        let op = changes.writers.get(event.value.as_str());
-        let op = *op.ok_or_else(|| violation(ops, None, format!("nobody wrote {event:?}")))?;
-        if ops[op].key != event.key {
-            return Err(violation(ops, Some(op), format!("{event:?} is not the key that was written")));
-        }
-        if effective[op].replace(event.revision).is_some() {
-            return Err(violation(ops, Some(op), format!("written twice: {event:?}")));
-        }
-        if event.key == COUNTER {
-            changes.counts_up(ops, op, index, event)?;
-        }
-    }
-    for (index, op) in ops.iter().enumerate() {
-        let fail = |what: String| Err(violation(ops, Some(index), what));
-        match (&op.known, effective[index]) {
-            (Known::Wrote(revision), Some(at)) if *revision == at => summary.wrote += 1,
-            (Known::Wrote(revision), None) => {
-                return fail(format!("acknowledged write lost: revision {revision}"));
-            }
-            (Known::Wrote(revision), Some(at)) => {
-                return fail(format!("acknowledged at {revision}, done at {at}"));
-            }
-            (Known::Saw(..) | Known::Refused(_), Some(at)) => {
-                return fail(format!("took effect at {at} although the answer says that it did not"));
-            }
-            (Known::Saw(revision, seen), None) => {
-                summary.saw += 1;
-                let there = changes.at(&op.key, *revision);
-                if seen.as_ref().map(|(value, at)| (value.as_str(), *at)) != there {
-                    return fail(format!(
-                        "a read saw {seen:?}, but at revision {revision} there was {there:?}"
-                    ));
-                }
-            }
-            (Known::Refused(_), None) => summary.refused += 1,
-            (Known::Unknown(_), at) => {
+    for (op, effect) in ops.iter().zip(effects) {
+        match &op.known {
+            Known::Wrote(_) => summary.wrote += 1,
+            Known::Saw(..) => summary.saw += 1,
+            Known::Refused(_) => summary.refused += 1,
+            Known::Unknown(_) => {
                 summary.unknown += 1;
-                summary.unknown_effective += usize::from(at.is_some());
+                summary.unknown_effective += usize::from(effect.is_some());
             }
         }
     }
-    real_time(ops, &effective)?;
-    changes.final_state(ops, state)?;
     Ok(summary)
 }
 
-/// Every operation stands after all operations that ended before it began.
-fn real_time(ops: &[Op], effective: &[Option<i64>]) -> Result<(), Violation> {
-    let mut by_start: Vec<usize> = (0..ops.len()).collect();
-    by_start.sort_by_key(|index| ops[*index].start);
-    let mut by_end: Vec<usize> =
-        (0..ops.len()).filter(|index| ops[*index].acked_revision().is_some()).collect();
-    by_end.sort_by_key(|index| ops[*index].end);
-    let mut ended = by_end.into_iter().peekable();
-    let mut newest = (0, None);
-    for index in by_start {
-        while let Some(before) = ended.next_if(|before| ops[*before].end < ops[index].start) {
-            newest = newest.max((ops[before].acked_revision().unwrap_or(0), Some(before)));
-        }
-        // A write needs a revision of its own; a read may share one.
-        let (revision, least) = match (effective[index], ops[index].acked_revision()) {
-            (Some(at), _) => (at, newest.0 + 1),
-            (None, Some(at)) => (at, newest.0),
-            (None, None) => continue,
-        };
-        if revision < least {
-            let before = newest.1.map(|before| ops[before].to_string()).unwrap_or_default();
-            let what = format!("stands at revision {revision}, yet began after this had ended: {before}");
-            return Err(violation(ops, Some(index), what));
-        }
-    }
-    Ok(())
+fn change(event: &Event) -> Change {
+    let Event { key, value, revision } = event.clone();
+    Change { revision, key, value: Some(value), lease: 0 }
 }
 
-struct Changes<'a> {
-    writers: BTreeMap<&'a str, usize>,
-    by_key: BTreeMap<&'a str, Vec<&'a Event>>,
+fn operation((op, number): (&Op, u64)) -> Operation {
+    let put =
+        |value: &String| Action::Put { key: op.key.clone(), value: value.clone(), lease: 0, prev_kv: false };
+    let read = Action::Range {
+        keys: Keys::One(op.key.clone()),
+        revision: 0,
+        limit: 0,
+        serializable: false,
+        count_only: false,
+        keys_only: false,
+    };
+    let seen = |kv: &Option<Kv>| {
+        let kvs: Vec<Kv> = kv.iter().cloned().collect();
+        Body::Range { count: kvs.len() as i64, kvs, more: false }
+    };
+    let action = match &op.kind {
+        Kind::Put(value) => put(value),
+        Kind::Swap(compared, value) => Action::Txn {
+            compare: vec![Compare {
+                key: op.key.clone(),
+                relation: Relation::Equal,
+                target: Target::Mod(*compared),
+            }],
+            success: vec![put(value)],
+            failure: vec![read],
+        },
+        Kind::Read => read,
+    };
+    let outcome = match (&op.known, &op.kind) {
+        (Known::Wrote(revision), Kind::Swap(..)) => {
+            let bodies = vec![Body::Put { prev: None }];
+            Outcome::Ok { revision: *revision, body: Body::Txn { succeeded: true, bodies } }
+        }
+        (Known::Wrote(revision), _) => Outcome::Ok { revision: *revision, body: Body::Put { prev: None } },
+        (Known::Saw(revision, kv), Kind::Swap(..)) => {
+            let bodies = vec![seen(kv)];
+            Outcome::Ok { revision: *revision, body: Body::Txn { succeeded: false, bodies } }
+        }
+        (Known::Saw(revision, kv), _) => Outcome::Ok { revision: *revision, body: seen(kv) },
+        (Known::Refused(error), _) => Outcome::Refused { error: error.clone() },
+        (Known::Unknown(why), _) => Outcome::Unknown { why: why.clone() },
+    };
+    let ret = if matches!(outcome, Outcome::Unknown { .. }) { NEVER } else { op.end };
+    let client = u64::from(op.writer);
+    Operation { number, client, member: 0, boot: 0, call: op.start, ret, action, outcome }
 }
 
-impl<'a> Changes<'a> {
-    fn new(ops: &'a [Op], events: &'a [Event]) -> Result<Self, Violation> {
-        for pair in events.windows(2) {
-            if pair[0].revision >= pair[1].revision {
-                return Err(violation(ops, None, format!("events out of order: {pair:?}")));
-            }
-        }
-        let mut writers = BTreeMap::new();
-        for (index, op) in ops.iter().enumerate() {
-            if let Some(value) = op.value() {
-                assert!(writers.insert(value, index).is_none(), "the load used the value {value} twice");
-            }
-        }
-        let mut by_key: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
-        for event in events {
-            by_key.entry(&event.key).or_default().push(event);
-        }
-        Ok(Self { writers, by_key })
-    }
-
-    /// The key's change that a read at `revision` has to see.
-    fn at(&self, key: &str, revision: i64) -> Option<(&str, i64)> {
-        let changes = self.by_key.get(key)?;
-        let seen = changes.partition_point(|event| event.revision <= revision);
-        let event = changes.get(seen.checked_sub(1)?)?;
-        Some((&event.value, event.revision))
-    }
-
-    /// A swap has replaced exactly the change that it compared with.
-    fn counts_up(&self, ops: &[Op], op: usize, index: usize, event: &Event) -> Result<(), Violation> {
-        let before = self.at(COUNTER, event.revision - 1).map_or(0, |(_, revision)| revision);
-        match &ops[op].kind {
-            Kind::Swap(compared, _) if *compared == before => Ok(()),
-            kind => {
-                let what = format!("event {index}: {kind:?} took effect over revision {before}: lost update");
-                Err(violation(ops, Some(op), what))
-            }
-        }
-    }
-
-    fn final_state(&self, ops: &[Op], state: &[Event]) -> Result<(), Violation> {
-        let told: BTreeSet<&str> = state.iter().map(|event| event.key.as_str()).collect();
-        for (key, changes) in &self.by_key {
-            let last = changes.last().expect("a key is listed with its first change");
-            let at = state.iter().position(|event| event.key == *key);
-            if !told.contains(key) || at.is_none_or(|at| state[at] != **last) {
-                let found = at.map(|at| &state[at]);
-                let writer = self.writers.get(last.value.as_str()).copied();
-                return Err(violation(ops, writer, format!("final state has {found:?} instead of {last:?}")));
-            }
-        }
-        match state.iter().find(|event| !self.by_key.contains_key(event.key.as_str())) {
-            Some(extra) => {
-                Err(violation(ops, None, format!("final state has {extra:?}, which never changed")))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-fn violation(ops: &[Op], at: Option<usize>, what: String) -> Violation {
-    let Some(at) = at else {
+fn around(ops: &[Op], violation: &cairn_checkers::Violation) -> Violation {
+    let what = violation.to_string();
+    let first = violation.operations.first().and_then(|number| usize::try_from(*number).ok());
+    let Some(center) = first.and_then(|at| ops.get(at)) else {
         return Violation { what, around: String::new() };
     };
-    let center = &ops[at];
     let mut near: Vec<&Op> = ops.iter().collect();
     near.sort_by_key(|op| op.start.abs_diff(center.start));
     near.truncate(24);

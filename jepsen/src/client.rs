@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use cairn_checkers::Kv;
 use cairn_net::proto::etcdserverpb as pb;
 use cairn_net::proto::mvccpb;
 use pb::cluster_client::ClusterClient;
@@ -267,6 +268,18 @@ pub struct Event {
 impl From<&mvccpb::KeyValue> for Event {
     fn from(kv: &mvccpb::KeyValue) -> Self {
         Self { key: text(&kv.key), value: text(&kv.value), revision: kv.mod_revision }
+    }
+}
+
+/// A key as an answer shows it, for the checkers.
+pub fn kv(kv: &mvccpb::KeyValue) -> Kv {
+    Kv {
+        key: text(&kv.key),
+        value: text(&kv.value),
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::check::{Op, check};
-use crate::client::{Client, Event, Outcome, member_id, prefix_range, revision};
+use crate::client::{Client, Outcome, kv, member_id, prefix_range, revision};
 use crate::load::{Endpoints, Load, PREFIX};
 use crate::process::{Binary, POLL, Server};
 use crate::{Failure, Figures};
@@ -191,12 +191,12 @@ impl Cluster {
             let limit = Duration::from_secs(30);
             let response = Client::new(&self.members[place].client_url, limit).range(request).await;
             let response = response.or_fail("read the final state")?;
-            states.push(response.kvs.iter().map(Event::from).collect::<Vec<_>>());
+            states.push(response.kvs.iter().map(kv).collect::<Vec<_>>());
         }
         if let Some(place) = (1..states.len()).find(|place| states[*place] != states[0]) {
             return Err(Failure::new(format!("{} has another final state", self.members[place].name)));
         }
-        let newest = states[0].iter().map(|event| event.revision).max().unwrap_or(0);
+        let newest = states[0].iter().map(|kv| kv.mod_revision).max().unwrap_or(0);
         // The member that started last has recovered, or copied, most of what it tells.
         let events = self.client(self.members.len() - 1).events(PREFIX, newest, EVENTUALLY).await?;
         let summary = check(ops, &events, &states[0])

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::Failure;
 use crate::check::{COUNTER, Kind, Known, Op};
-use crate::client::{Client, Event, Outcome, put_op, revision};
+use crate::client::{Client, Outcome, kv, put_op, revision};
 
 /// The prefix of all keys that a load touches.
 pub const PREFIX: &str = "j/";
@@ -245,8 +245,9 @@ impl Writer {
     fn learn_counter(&mut self, known: &Known) {
         self.counter = match known {
             Known::Saw(_, None) => Some((0, 0)),
-            Known::Saw(_, Some((value, at))) => {
-                value.split('#').next().and_then(|count| count.parse().ok()).map(|count| (count, *at))
+            Known::Saw(_, Some(kv)) => {
+                let count = kv.value.split('#').next().and_then(|count| count.parse().ok());
+                count.map(|count| (count, kv.mod_revision))
             }
             _ => None,
         };
@@ -287,11 +288,7 @@ async fn swap(client: &Client, compared: i64, value: &str) -> Known {
 }
 
 fn saw(response: &pb::RangeResponse) -> Known {
-    let seen = response.kvs.first().map(|kv| {
-        let event = Event::from(kv);
-        (event.value, event.revision)
-    });
-    Known::Saw(revision(&response.header), seen)
+    Known::Saw(revision(&response.header), response.kvs.first().map(kv))
 }
 
 fn not_known<T>(outcome: Outcome<T>) -> Known {

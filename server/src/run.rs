@@ -19,7 +19,9 @@ use tonic::service::Routes;
 use crate::boot;
 use crate::config::{AutoCompaction, Config, Url};
 use crate::data_dir::DataDir;
-use crate::driver::{self, Driver, Event, Notice, Pace, Peers, ReadPool, Receiver, Storage, Workers, hex};
+use crate::driver::{
+    self, Driver, Event, Inbox, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage, Workers, hex,
+};
 use crate::events;
 use crate::metrics::Metrics;
 use crate::peer_calls;
@@ -70,14 +72,14 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         "starting member"
     );
     let metrics = Arc::new(Metrics::new(API_VERSION, config.metrics_extensive, &config.features));
-    let (event_tx, event_rx) = crossbeam_channel::unbounded();
+    let inbox = Inbox::new();
     let (notice_tx, mut notices) = mpsc::unbounded_channel();
     let (removed_tx, mut removed_rx) = watch::channel(false);
     let removed_ids = Arc::new(RwLock::new(BTreeSet::new()));
     let incoming = Arc::new(Mutex::new(None));
 
     let receiver = Arc::new(Receiver {
-        events: event_tx.clone(),
+        events: inbox.clone(),
         dir: dir.clone(),
         incoming: incoming.clone(),
         removed: removed_ids.clone(),
@@ -89,7 +91,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     for member in &booted.peers {
         transport.set_peer(member.id, member.peer_urls.clone());
     }
-    let peers = Arc::new(Peers::new(transport, event_tx.clone(), metrics.clone()));
+    let peers = Arc::new(Peers::new(transport, inbox.clone(), metrics.clone()));
 
     let started = Instant::now();
     let backend = booted.backend.clone();
@@ -99,9 +101,8 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     let (log_tx, log_rx) = crossbeam_channel::unbounded();
     let (storage_tx, storage_rx) = crossbeam_channel::unbounded();
     let spawned = |error: std::io::Error| format!("cannot start a thread: {error}");
-    let log_thread =
-        driver::spawn_log(booted.wal, log_rx, event_tx.clone(), booted.wal_times, metrics.clone())
-            .map_err(spawned)?;
+    let log_thread = driver::spawn_log(booted.wal, log_rx, inbox.clone(), booted.wal_times, metrics.clone())
+        .map_err(spawned)?;
     let storage = Storage {
         backend,
         file: booted.backend_file,
@@ -112,31 +113,27 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         compaction_pause: config.compaction_sleep_interval,
         metrics: metrics.clone(),
     };
-    let storage_thread = driver::spawn_storage(storage, storage_rx, event_tx.clone()).map_err(spawned)?;
+    let storage_thread = driver::spawn_storage(storage, storage_rx, inbox.clone()).map_err(spawned)?;
     let workers = Workers {
         log: log_tx,
         storage: storage_tx,
-        reads: ReadPool::start_threads(2, &event_tx, &metrics).map_err(spawned)?,
+        reads: ReadPool::start_threads(2, &inbox, &metrics).map_err(spawned)?,
         peers: peers.clone(),
         pace: Pace::new(metrics.clone(), Duration::from_millis(config.heartbeat_ms)),
         notices: notice_tx,
         status: status_tx,
     };
-    let node_driver = Driver::new(node, started, event_rx, workers);
-    let node_thread = std::thread::Builder::new()
-        .name("node".to_owned())
-        .spawn(move || node_driver.run())
-        .map_err(spawned)?;
+    let node_thread = inbox.start("node", Driver::new(node, started, workers)).map_err(spawned)?;
 
     let (member_tx, member_rx) = watch::channel(MemberStatus::default());
     let handle = {
-        let events = event_tx.clone();
+        let events = inbox.clone();
         Handle::new(
-            Arc::new(move |call| events.send(Event::Call(call)).map_err(|_| Error::Stopped)),
+            Arc::new(move |call| events.send(Event::Call(call)).map_err(|Stopped| Error::Stopped)),
             member_rx,
         )
     };
-    let fatal_events = event_tx.clone();
+    let fatal_events = inbox.clone();
     let on_fatal = Arc::new(move |fatal| {
         let _ = fatal_events.send(Event::Fatal(fatal));
     });
@@ -222,7 +219,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         End::Signal(signal) => {
             tracing::info!(signal = signal_name(*signal), "received signal; shutting down");
             tracing::info!("closing etcd server");
-            resign(&event_tx, Duration::from_millis(config.election_ms)).await;
+            resign(&inbox, Duration::from_millis(config.election_ms)).await;
             None
         }
         End::Removed => {
@@ -242,7 +239,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     // Peers never close their streams.
     futures::future::join_all(peer_servings.into_iter().map(|serving| serving.shutdown(Duration::ZERO)))
         .await;
-    let _ = event_tx.send(Event::Stop);
+    let _ = inbox.send(Event::Stop);
     drop(handle);
     status_task.abort();
     probes.abort();
@@ -366,9 +363,9 @@ fn publish(status: &Status, member: &watch::Sender<MemberStatus>, removed: &RwLo
 }
 
 /// Gives leadership away, if this member has it and another can take it, within one election timeout.
-async fn resign(events: &crossbeam_channel::Sender<Event>, limit: Duration) {
+async fn resign(inbox: &Inbox, limit: Duration) {
     let (done, resigned) = oneshot::channel();
-    if events.send(Event::Resign(done)).is_ok() {
+    if inbox.send(Event::Resign(done)).is_ok() {
         let _ = tokio::time::timeout(limit, resigned).await;
     }
 }

@@ -12,9 +12,9 @@ use cairn_core::error::Fatal;
 use cairn_core::node::Input;
 use cairn_core::types::Index;
 use cairn_core::wal::{Append, Wal, WalError};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::Event;
+use super::{Event, Inbox};
 use crate::metrics::{LogTimes, Metrics};
 use crate::wal_disk::{DiskTimes, FsDisk};
 
@@ -38,7 +38,7 @@ pub(crate) enum LogJob {
 pub(crate) fn spawn(
     wal: Wal<FsDisk>,
     jobs: Receiver<LogJob>,
-    events: Sender<Event>,
+    events: Inbox,
     times: Arc<DiskTimes>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<thread::JoinHandle<()>> {
@@ -52,7 +52,7 @@ pub(crate) fn spawn(
 fn run(
     mut wal: Wal<FsDisk>,
     jobs: &Receiver<LogJob>,
-    events: &Sender<Event>,
+    events: &Inbox,
     times: &DiskTimes,
     metrics: &Metrics,
 ) -> Result<(), WalError> {
@@ -116,7 +116,7 @@ fn run(
 }
 
 /// One step towards the next segment; true when another is due. A full disk is the node's to know.
-fn prepare(wal: &mut Wal<FsDisk>, events: &Sender<Event>) -> Result<bool, WalError> {
+fn prepare(wal: &mut Wal<FsDisk>, events: &Inbox) -> Result<bool, WalError> {
     match wal.prepare_next() {
         Err(WalError::Io { kind: ErrorKind::StorageFull, .. }) => {
             let _ = events.send(Event::Input(Input::StorageFull));

@@ -1,10 +1,11 @@
-//! The production driver: one thread runs the node, one the log, one the backend; tokio carries
-//! gRPC and HTTP. Everything meets in one channel of [`Event`]s.
+//! The production driver: one thread writes the log, one the backend; tokio carries gRPC and HTTP.
+//! Everything meets in one [`Inbox`] of [`Event`]s, and whoever brings one to a node at rest runs it.
 //!
-//! The loop is the same as the simulator's: wait for events or the wakeup, `handle` each, drain
-//! `poll`, dispatch. It decides nothing.
+//! The loop is the same as the simulator's: events or the wakeup come, `handle` each, drain `poll`,
+//! dispatch. It decides nothing and waits for nothing.
 
 mod dispatch;
+mod inbox;
 mod log_thread;
 mod pace;
 mod peers;
@@ -21,21 +22,24 @@ use cairn_core::node::{Input, Node, NodeEvent, Status, WakeupReason};
 use cairn_core::time::Time;
 use cairn_core::types::MemberId;
 use cairn_net::handle::{Call, Reply};
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use inbox::Machine;
+pub(crate) use inbox::Stopped;
 pub(crate) use log_thread::{LogJob, spawn as spawn_log};
 pub(crate) use pace::Pace;
 pub(crate) use peers::{Peers, Receiver};
 pub(crate) use reads::ReadPool;
 pub(crate) use storage_thread::{Incoming, Storage, StorageJob, spawn as spawn_storage};
 
-/// Events handled before the outputs are dispatched: the largest group commit.
-const BATCH_MAX: usize = 4096;
 /// How often the published status is refreshed when nothing in particular happened.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Everything that reaches the node's thread.
+/// The way to the node.
+pub(crate) type Inbox = inbox::Inbox<Driver>;
+
+/// Everything that reaches the node.
 #[derive(Debug)]
 pub(crate) enum Event {
     Call(Call),
@@ -75,7 +79,6 @@ pub(crate) struct Workers {
 pub(crate) struct Driver {
     node: Node,
     started: Instant,
-    events: crossbeam_channel::Receiver<Event>,
     workers: Workers,
     next_id: u64,
     waiters: HashMap<u64, oneshot::Sender<Result<Reply, Error>>>,
@@ -87,16 +90,10 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(
-        node: Node,
-        started: Instant,
-        events: crossbeam_channel::Receiver<Event>,
-        workers: Workers,
-    ) -> Self {
+    pub(crate) fn new(node: Node, started: Instant, workers: Workers) -> Self {
         Self {
             node,
             started,
-            events,
             workers,
             next_id: 0,
             waiters: HashMap::new(),
@@ -108,55 +105,17 @@ impl Driver {
         }
     }
 
-    /// Runs until [`Event::Stop`] or a fatal failure.
-    pub(crate) fn run(mut self) {
-        self.drain();
-        while !self.stopped {
-            let Some(first) = self.wait() else { continue };
-            self.accept(first);
-            for _ in 1..BATCH_MAX {
-                let Ok(event) = self.events.try_recv() else { break };
-                self.accept(event);
-            }
-            self.drain();
-        }
-    }
-
     fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The next event, or a wakeup when its time has come.
-    fn wait(&mut self) -> Option<Event> {
-        let Some(wakeup) = self.node.next_wakeup() else {
-            return self.events.recv().ok().or(Some(Event::Stop));
-        };
-        let delay = wakeup.at.since(self.now());
-        if delay.is_zero() {
-            if wakeup.reason == WakeupReason::Tick {
-                self.workers.pace.tick(self.now().since(wakeup.at), &self.workers.status.borrow());
-            }
-            return Some(self.events.try_recv().unwrap_or(Event::Input(Input::Wakeup)));
-        }
-        match self.events.recv_timeout(delay) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => Some(Event::Input(Input::Wakeup)),
-            Err(RecvTimeoutError::Disconnected) => Some(Event::Stop),
-        }
-    }
-
-    fn accept(&mut self, event: Event) {
-        let now = self.now();
-        match event {
-            Event::Input(input) => self.node.handle(now, input),
-            Event::Call(call) => self.accept_call(now, call),
-            Event::ReadDone { id, result } => self.answer(id, result),
-            Event::Fatal(fatal) => self.fail(fatal),
-            Event::Resign(done) => {
-                self.node.handle(now, Input::Resign);
-                self.resigning = Some(done);
-            }
-            Event::Stop => self.stopped = true,
+    /// Tells how late a heartbeat is.
+    fn note_pace(&self, now: Time) {
+        if let Some(wakeup) = self.node.next_wakeup()
+            && wakeup.reason == WakeupReason::Tick
+            && wakeup.at <= now
+        {
+            self.workers.pace.tick(now.since(wakeup.at), &self.workers.status.borrow());
         }
     }
 
@@ -195,6 +154,45 @@ impl Driver {
         let _ = self.workers.notices.send(Notice::Fatal(fatal));
     }
 
+    fn publish_status(&mut self) {
+        self.status_due = false;
+        self.status_at = Instant::now();
+        let status = self.node.status();
+        let leads = status.leader == status.member_id;
+        if !leads && let Some(done) = self.resigning.take() {
+            let _ = done.send(());
+        }
+        self.workers.status.send_replace(status);
+    }
+}
+
+impl Machine for Driver {
+    type Event = Event;
+
+    fn wakeup() -> Event {
+        Event::Input(Input::Wakeup)
+    }
+
+    fn accept(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Input(input) => {
+                if input == Input::Wakeup {
+                    self.note_pace(now);
+                }
+                self.node.handle(now, input);
+            }
+            Event::Call(call) => self.accept_call(now, call),
+            Event::ReadDone { id, result } => self.answer(id, result),
+            Event::Fatal(fatal) => self.fail(fatal),
+            Event::Resign(done) => {
+                self.node.handle(now, Input::Resign);
+                self.resigning = Some(done);
+            }
+            Event::Stop => self.stopped = true,
+        }
+    }
+
     fn drain(&mut self) {
         let started = Instant::now();
         while let Some(output) = self.node.poll() {
@@ -206,15 +204,12 @@ impl Driver {
         }
     }
 
-    fn publish_status(&mut self) {
-        self.status_due = false;
-        self.status_at = Instant::now();
-        let status = self.node.status();
-        let leads = status.leader == status.member_id;
-        if !leads && let Some(done) = self.resigning.take() {
-            let _ = done.send(());
-        }
-        self.workers.status.send_replace(status);
+    fn next_wakeup(&self) -> Option<Instant> {
+        self.node.next_wakeup().map(|wakeup| self.started + wakeup.at.since(Time(0)))
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stopped
     }
 }
 

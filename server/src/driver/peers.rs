@@ -14,10 +14,9 @@ use cairn_core::mvcc::StoreView;
 use cairn_core::node::Input;
 use cairn_core::types::MemberId;
 use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
-use crossbeam_channel::Sender;
 use futures::future::BoxFuture;
 
-use super::{Event, Incoming};
+use super::{Event, Inbox, Incoming};
 use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
@@ -31,12 +30,12 @@ const URGENT_BYTES_MAX: usize = 256;
 /// The sending side.
 pub(crate) struct Peers {
     transport: Transport,
-    events: Sender<Event>,
+    events: Inbox,
     metrics: Arc<Metrics>,
 }
 
 impl Peers {
-    pub(crate) fn new(transport: Transport, events: Sender<Event>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(transport: Transport, events: Inbox, metrics: Arc<Metrics>) -> Self {
         Self { transport, events, metrics }
     }
 
@@ -143,7 +142,7 @@ fn rows_of(mut chunk: Bytes) -> Option<Vec<(Table, Bytes, Option<Bytes>)>> {
 
 /// The receiving side.
 pub(crate) struct Receiver {
-    pub(crate) events: Sender<Event>,
+    pub(crate) events: Inbox,
     pub(crate) dir: DataDir,
     pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
     pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
@@ -239,7 +238,7 @@ struct Sink {
     crc: u32,
     from: MemberId,
     header: Bytes,
-    events: Sender<Event>,
+    events: Inbox,
     dir: DataDir,
     incoming: Arc<Mutex<Option<Incoming>>>,
 }

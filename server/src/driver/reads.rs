@@ -7,7 +7,7 @@ use cairn_core::node::ReadTask;
 use cairn_net::handle::Reply;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::Event;
+use super::{Event, Inbox};
 use crate::metrics::Metrics;
 
 /// Long reads that may wait; beyond, clients are told to come back.
@@ -22,7 +22,7 @@ impl ReadPool {
     /// Starts the threads; they end with the pool.
     pub(crate) fn start_threads(
         threads: usize,
-        events: &Sender<Event>,
+        events: &Inbox,
         metrics: &Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = bounded::<(u64, ReadTask)>(QUEUE_MAX);

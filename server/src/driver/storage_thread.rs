@@ -13,9 +13,9 @@ use cairn_core::error::Fatal;
 use cairn_core::mvcc::compact_batch;
 use cairn_core::node::Input;
 use cairn_core::types::Revision;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
-use super::Event;
+use super::{Event, Inbox};
 use crate::backend_file::{BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
@@ -56,7 +56,7 @@ pub(crate) struct Storage {
 pub(crate) fn spawn(
     mut storage: Storage,
     jobs: Receiver<StorageJob>,
-    events: Sender<Event>,
+    events: Inbox,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("storage".to_owned()).spawn(move || {
         for job in jobs {
@@ -71,7 +71,7 @@ pub(crate) fn spawn(
 }
 
 impl Storage {
-    fn perform(&mut self, job: StorageJob, events: &Sender<Event>) -> Result<Option<Event>, Fatal> {
+    fn perform(&mut self, job: StorageJob, events: &Inbox) -> Result<Option<Event>, Fatal> {
         let input = match job {
             StorageJob::Flush { batch } => {
                 let (started, busy) = (Instant::now(), self.file.busy());
@@ -106,7 +106,7 @@ impl Storage {
 
     /// Commits, and waits for space if the disk is full: the node raises NOSPACE meanwhile, so that
     /// nothing but what frees space is added to what waits in memory.
-    fn commit(&mut self, batch: &Batch, events: &Sender<Event>) -> Result<(), Fatal> {
+    fn commit(&mut self, batch: &Batch, events: &Inbox) -> Result<(), Fatal> {
         loop {
             let Err(fatal) = self.backend.commit(batch) else { return Ok(()) };
             if !self.file.is_full() {
@@ -138,7 +138,7 @@ impl Storage {
 
     /// Physical compaction in batches, with a pause between them so that flushes of others on the
     /// same disk get their turn (etcd #19406 is about the length of the pause).
-    fn compact(&mut self, from: i64, to: i64, events: &Sender<Event>) -> Result<(), Fatal> {
+    fn compact(&mut self, from: i64, to: i64, events: &Inbox) -> Result<(), Fatal> {
         let started = Instant::now();
         let mut cursor = Some(Revision::new(from, 0));
         while let Some(from) = cursor {

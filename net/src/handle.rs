@@ -143,6 +143,11 @@ impl Handle {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Looks at the member's published status. `look` must not wait.
+    pub(crate) fn with_status<T>(&self, look: impl FnOnce(&MemberStatus) -> T) -> T {
+        look(&self.status.borrow())
+    }
+
     /// The member's published status.
     pub fn status(&self) -> watch::Receiver<MemberStatus> {
         self.status.clone()

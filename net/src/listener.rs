@@ -1,7 +1,8 @@
 //! One listening socket that serves gRPC and HTTP/1.1 side by side (inventory B-PORT-01).
 //!
 //! The first bytes of a connection choose HTTP/2 (prior knowledge) or HTTP/1.1; in HTTP/2 the content
-//! type chooses gRPC or the plain HTTP routes. It knows nothing of what is served.
+//! type chooses gRPC or the plain HTTP routes. It knows nothing of what is served, but for the calls
+//! that take the short way past the routes ([`Direct`]).
 //!
 //! Invariant: no single connection and no failing `accept` ends the listener, and a connection that
 //! sends nothing is closed after [`ListenerOptions::header_timeout`].
@@ -15,13 +16,17 @@ mod prefix;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Version, header};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{Request, Response, Version, header};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,6 +35,8 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
+
+use crate::services::{Direct, ReplyBody};
 
 pub use bind::{BindError, SocketOptions};
 
@@ -72,6 +79,21 @@ impl Default for ListenerOptions {
     }
 }
 
+/// The gRPC services of a port.
+#[derive(Debug)]
+pub struct Grpc {
+    /// All of them.
+    pub routes: Routes,
+    /// The short way for the calls that are made most.
+    pub direct: Option<Direct>,
+}
+
+impl From<Routes> for Grpc {
+    fn from(routes: Routes) -> Self {
+        Self { routes, direct: None }
+    }
+}
+
 enum Socket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
@@ -110,9 +132,16 @@ impl Listener {
     ///
     /// # Errors
     /// When the runtime cannot register the socket.
-    pub fn serve(self, http: axum::Router, grpc: Routes, options: ListenerOptions) -> io::Result<Serving> {
+    pub fn serve(
+        self,
+        http: axum::Router,
+        grpc: impl Into<Grpc>,
+        options: ListenerOptions,
+    ) -> io::Result<Serving> {
         let (phase, phases) = watch::channel(Phase::Serving);
-        let serve = Arc::new(Serve { http, grpc: grpc.prepare().into_axum_router(), options, phases });
+        let Grpc { routes, direct } = grpc.into();
+        let grpc = routes.prepare().into_axum_router();
+        let serve = Arc::new(Serve { http, grpc, direct, options, phases });
         match self.socket {
             Socket::Tcp(socket) => {
                 let socket = TcpListener::from_std(socket)?;
@@ -171,6 +200,7 @@ impl Serving {
 struct Serve {
     http: axum::Router,
     grpc: axum::Router,
+    direct: Option<Direct>,
     options: ListenerOptions,
     phases: watch::Receiver<Phase>,
 }
@@ -219,11 +249,10 @@ impl Serve {
         let stream = pings::Policed::new(stream, self.options.keepalive_min_time.filter(|_| is_http2));
         let stream = authority::Repaired::new(stream, is_http2);
         let service = {
-            let (http, grpc) = (self.http.clone(), self.grpc.clone());
-            hyper::service::service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(info.clone());
-                let router = if is_grpc(&request) { grpc.clone() } else { http.clone() };
-                router.oneshot(request)
+            let serve = self.clone();
+            hyper::service::service_fn(move |request: Request<Incoming>| {
+                let (serve, info) = (serve.clone(), info.clone());
+                async move { serve.respond(request, info).await }
             })
         };
         let builder = self.builder();
@@ -243,6 +272,25 @@ impl Serve {
         }
     }
 
+    async fn respond(
+        &self,
+        request: Request<Incoming>,
+        info: TcpConnectInfo,
+    ) -> Result<Response<OutBody>, Infallible> {
+        let is_grpc = is_grpc(&request);
+        let mut request = match (&self.direct, Direct::method(&request)) {
+            (Some(direct), Some(method)) if is_grpc => match direct.answer(method, request).await {
+                Ok(response) => return Ok(response.map(OutBody::Direct)),
+                Err(request) => request,
+            },
+            _ => request.map(axum::body::Body::new),
+        };
+        request.extensions_mut().insert(info);
+        let router = if is_grpc { self.grpc.clone() } else { self.http.clone() };
+        // In a box, so that the task of a direct call needs no room for it.
+        Box::pin(router.oneshot(request)).await.map(|response| response.map(OutBody::Routed))
+    }
+
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let options = &self.options;
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -255,8 +303,45 @@ impl Serve {
             .initial_connection_window_size(options.connection_window_bytes)
             .max_frame_size(options.frame_bytes_max)
             .keep_alive_interval(options.keepalive_interval)
-            .keep_alive_timeout(options.keepalive_timeout);
+            .keep_alive_timeout(options.keepalive_timeout)
+            // gRPC has no use for it, and etcd sends none.
+            .auto_date_header(false);
         builder
+    }
+}
+
+/// The body of a response.
+enum OutBody {
+    Direct(ReplyBody),
+    Routed(axum::body::Body),
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.get_mut() {
+            Self::Direct(body) => Pin::new(body).poll_frame(context),
+            Self::Routed(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Direct(body) => body.is_end_stream(),
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Direct(body) => body.size_hint(),
+            Self::Routed(body) => body.size_hint(),
+        }
     }
 }
 

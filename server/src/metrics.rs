@@ -35,6 +35,7 @@ pub use storage::LogTimes;
 pub use text::{Counter, Gauge, Histogram};
 
 use applies::ApplyMetrics;
+use cairn_net::services::Calls;
 use grpc::GrpcMetrics;
 use health::HealthMetrics;
 use storage::StorageMetrics;
@@ -194,6 +195,11 @@ impl Metrics {
     pub fn peer(&self, id: MemberId) -> Arc<PeerMetrics> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.entry(id).or_insert_with(|| Arc::new(PeerMetrics::new())).clone()
+    }
+
+    /// The same counts for calls that pass no layer.
+    pub fn calls(&self) -> Arc<dyn Calls> {
+        self.grpc.clone()
     }
 
     /// The layer that counts gRPC calls; put it around everything else that handles a call.

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cairn_core::node::Status;
-use crossbeam_channel::Sender;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::driver::{Event, Peers};
+use crate::driver::{Inbox, Peers};
 use crate::metrics::Metrics;
 
 /// How often each peer is probed, as in etcd.
@@ -24,7 +23,7 @@ const PROBE: [u8; 2] = [FORMAT, 1];
 const FORMAT: u8 = 1;
 
 /// Answers a peer's question.
-pub(crate) fn answer(_events: Sender<Event>, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+pub(crate) fn answer(_inbox: Inbox, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
     Box::pin(async move {
         match body.as_ref() {
             body if body == PROBE => Ok(Bytes::new()),

@@ -10,9 +10,9 @@ use cairn_core::node::{self, Node, NodeEvent, Status};
 use cairn_core::time::Time;
 use cairn_net::handle::{Handle, MemberStatus};
 use cairn_net::http::{client, peer};
-use cairn_net::listener::{Listener, ListenerOptions, Serving, SocketOptions};
+use cairn_net::listener::{Grpc, Listener, ListenerOptions, Serving, SocketOptions};
 use cairn_net::peer::{PeerConfig, Transport};
-use cairn_net::services::{self, ServerInfo};
+use cairn_net::services::{self, Direct, ServerInfo};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 
@@ -188,7 +188,10 @@ async fn start(config: Config) -> Result<ExitCode, String> {
                                     log_serving(&listener);
                                     let routes = services::router(handle.clone(), info.clone());
                                     let pages = if split { axum_none() } else { client::router(http.clone()) };
-                                    serve(&mut servings, listener, pages, metrics.grpc_layer().around(routes), options.clone())?;
+                                    let direct = Direct::new(handle.clone(), info.clone(), metrics.calls());
+                                    let routes = metrics.grpc_layer().around(routes);
+                                    let grpc = Grpc { routes, direct: Some(direct) };
+                                    serve(&mut servings, listener, pages, grpc, options.clone())?;
                                 }
                                 for listener in http_only {
                                     let pages = client::router(http.clone());
@@ -266,7 +269,7 @@ fn serve(
     servings: &mut Vec<Serving>,
     listener: Listener,
     http: axum::Router,
-    grpc: Routes,
+    grpc: impl Into<Grpc>,
     options: ListenerOptions,
 ) -> Result<(), String> {
     servings.push(listener.serve(http, grpc, options).map_err(|error| error.to_string())?);

@@ -267,7 +267,7 @@ impl Node {
     /// Hashes wait for physical compaction to be at rest, so that what is stored is exactly what the
     /// compact revision keeps.
     pub(super) fn run_rested_hashes(&mut self) {
-        if self.store.compaction_pending() {
+        if !self.requests.any_rests() || self.store.compaction_pending() {
             return;
         }
         for id in self.requests.waiting(|wait| *wait == Wait::Rest) {

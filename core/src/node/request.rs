@@ -49,11 +49,14 @@ pub(super) struct Pending {
 pub(super) struct Requests {
     pending: BTreeMap<u64, Pending>,
     deadlines: BTreeSet<(Time, u64)>,
+    /// How many wait for [`Wait::Rest`]: looked at after each apply.
+    resting: usize,
 }
 
 impl Requests {
     pub(super) fn insert(&mut self, id: u64, pending: Pending) {
         self.deadlines.insert((pending.deadline, id));
+        self.resting += usize::from(pending.wait == Wait::Rest);
         let before = self.pending.insert(id, pending);
         assert!(before.is_none(), "request id {id} was used twice");
     }
@@ -61,6 +64,7 @@ impl Requests {
     pub(super) fn remove(&mut self, id: u64) -> Option<Pending> {
         let pending = self.pending.remove(&id)?;
         self.deadlines.remove(&(pending.deadline, id));
+        self.resting -= usize::from(pending.wait == Wait::Rest);
         Some(pending)
     }
 
@@ -74,6 +78,11 @@ impl Requests {
 
     pub(super) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether a hash waits for physical compaction.
+    pub(super) fn any_rests(&self) -> bool {
+        self.resting > 0
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {

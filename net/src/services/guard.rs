@@ -73,7 +73,7 @@ where
         if let Some(error) = refusal(&self.status.borrow(), request.uri().path(), request.headers()) {
             return Box::pin(async move { Ok(convert::status(error).into_http()) });
         }
-        let deadline = request.headers().get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+        let deadline = deadline(request.headers());
         let path = request.uri().path().to_owned();
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -81,7 +81,7 @@ where
                 None => answer.await?,
                 Some(limit) => match tokio::time::timeout(limit, answer).await {
                     Ok(response) => response?,
-                    Err(_) => return Ok(Status::deadline_exceeded("context deadline exceeded").into_http()),
+                    Err(_) => return Ok(deadline_exceeded().into_http()),
                 },
             };
             Ok(match reworded(response.headers(), &path) {
@@ -92,8 +92,18 @@ where
     }
 }
 
+/// How long the client waits, if it says so.
+pub(super) fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?))
+}
+
+/// What a client whose time is over is told.
+pub(super) fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
+}
+
 /// Why a request is refused before any service sees it.
-fn refusal(status: &MemberStatus, path: &str, headers: &HeaderMap) -> Option<Error> {
+pub(super) fn refusal(status: &MemberStatus, path: &str, headers: &HeaderMap) -> Option<Error> {
     if status.is_learner && !LEARNER_METHODS.contains(&path) {
         return Some(Error::NotSupportedForLearner);
     }

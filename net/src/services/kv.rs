@@ -16,24 +16,52 @@ use crate::proto::etcdserverpb::{
 #[derive(Debug)]
 pub(super) struct KvService(pub(super) Member);
 
-impl KvService {
-    /// Reads a range request; a learner serves serializable ones only.
-    fn readable(&self, wire: RangeRequest) -> Result<cairn_core::api::RangeRequest, Status> {
-        let range = convert::range_request(wire).map_err(convert::status)?;
-        if self.0.handle.status().borrow().is_learner && !range.serializable {
-            return Err(convert::status(Error::NotSupportedForLearner));
-        }
-        Ok(range)
+/// Reads a range request; a learner serves serializable ones only.
+fn readable(member: &Member, wire: RangeRequest) -> Result<cairn_core::api::RangeRequest, Status> {
+    let range = convert::range_request(wire).map_err(convert::status)?;
+    if !range.serializable && member.handle.with_status(|status| status.is_learner) {
+        return Err(convert::status(Error::NotSupportedForLearner));
     }
+    Ok(range)
+}
+
+/// Reads keys.
+pub(super) async fn range(member: &Member, wire: RangeRequest) -> Result<RangeResponse, Status> {
+    let range = readable(member, wire)?;
+    let reply = member.request(Request::Range(range)).await?;
+    let (header, body) = expect_body!(reply, ResponseBody::Range(body) => body);
+    Ok(convert::range_response(header, body))
+}
+
+/// Writes a key.
+pub(super) async fn put(member: &Member, wire: PutRequest) -> Result<PutResponse, Status> {
+    let reply = member.request(Request::Put(convert::put_request(wire))).await?;
+    let (header, body) = expect_body!(reply, ResponseBody::Put(body) => body);
+    Ok(convert::put_response(header, body))
+}
+
+/// Deletes keys.
+pub(super) async fn delete_range(
+    member: &Member,
+    wire: DeleteRangeRequest,
+) -> Result<DeleteRangeResponse, Status> {
+    let reply = member.request(Request::DeleteRange(convert::delete_range_request(wire))).await?;
+    let (header, body) = expect_body!(reply, ResponseBody::DeleteRange(body) => body);
+    Ok(convert::delete_range_response(header, body))
+}
+
+/// Runs a transaction.
+pub(super) async fn txn(member: &Member, wire: TxnRequest) -> Result<TxnResponse, Status> {
+    let txn = convert::txn_request(wire).map_err(convert::status)?;
+    let reply = member.request(Request::Txn(txn)).await?;
+    let (header, body) = expect_body!(reply, ResponseBody::Txn(body) => body);
+    Ok(convert::txn_response(header, body))
 }
 
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Incoming<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let range = self.readable(request.into_inner())?;
-        let reply = self.0.request(Request::Range(range)).await?;
-        let (header, body) = expect_body!(reply, ResponseBody::Range(body) => body);
-        Ok(Response::new(convert::range_response(header, body)))
+        range(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     type RangeStreamStream = Outgoing<RangeStreamResponse>;
@@ -43,33 +71,24 @@ impl Kv for KvService {
         request: Incoming<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let (metadata, _, wire) = request.into_parts();
-        let range = self.readable(wire)?;
+        let range = readable(&self.0, wire)?;
         let chunks = range_stream::open(&self.0, range).await?;
         Ok(self.0.streaming(&metadata, chunks))
     }
 
     async fn put(&self, request: Incoming<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let put = convert::put_request(request.into_inner());
-        let reply = self.0.request(Request::Put(put)).await?;
-        let (header, body) = expect_body!(reply, ResponseBody::Put(body) => body);
-        Ok(Response::new(convert::put_response(header, body)))
+        put(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Incoming<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let delete = convert::delete_range_request(request.into_inner());
-        let reply = self.0.request(Request::DeleteRange(delete)).await?;
-        let (header, body) = expect_body!(reply, ResponseBody::DeleteRange(body) => body);
-        Ok(Response::new(convert::delete_range_response(header, body)))
+        delete_range(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Incoming<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let txn = convert::txn_request(request.into_inner()).map_err(convert::status)?;
-        let reply = self.0.request(Request::Txn(txn)).await?;
-        let (header, body) = expect_body!(reply, ResponseBody::Txn(body) => body);
-        Ok(Response::new(convert::txn_response(header, body)))
+        txn(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn compact(

@@ -9,6 +9,7 @@
 
 mod auth;
 mod cluster;
+mod direct;
 mod election;
 mod guard;
 mod health;
@@ -40,6 +41,9 @@ use tonic::{Response, Status};
 use crate::convert;
 use crate::handle::{Handle, MemberStatus, Reply};
 use crate::proto::{etcdserverpb, health as healthpb, v3electionpb, v3lockpb};
+
+pub(crate) use direct::ReplyBody;
+pub use direct::{Calls, Direct};
 
 /// What gRPC adds to the largest request when it limits what it receives.
 const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;

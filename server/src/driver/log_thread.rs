@@ -106,7 +106,11 @@ fn run(
                     metrics.wal_synced(LogTimes { write, sync }, stats.bytes);
                     sealed = false;
                     unprepared = unprepared.saturating_add(stats.bytes);
-                    if events.send(Event::Input(Input::Appended { seq })).is_err() {
+                    let appended = Event::Input(Input::Appended { seq });
+                    // What waits for the disk comes first; a log at rest applies what it has written.
+                    let rests = next.is_none() && jobs.is_empty();
+                    let sent = if rests { events.send(appended) } else { events.send_on(appended) };
+                    if sent.is_err() {
                         return wal.seal();
                     }
                 }

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a call that was started is handled exactly once.
 
+mod direct;
 mod durations;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -95,6 +96,8 @@ struct Method {
 #[derive(Debug)]
 pub(super) struct GrpcMetrics {
     methods: BTreeMap<String, Arc<Method>>,
+    /// The same by number.
+    ordered: Vec<Arc<Method>>,
     received_bytes: Counter,
     sent_bytes: Counter,
     durations: Durations,
@@ -124,12 +127,29 @@ impl GrpcMetrics {
                 methods.insert(format!("/{service}/{name}"), Arc::new(method));
             }
         }
+        let ordered = methods.values().cloned().collect();
         Self {
             methods,
+            ordered,
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             durations: Durations::new(),
             clients: RwLock::default(),
+        }
+    }
+
+    fn handled(&self, method: &Method, code: usize, took: Duration) {
+        method.handled[code].inc();
+        if let Some(seconds) = &method.seconds {
+            seconds.seconds(took);
+        }
+        self.durations.handled(method, code, took);
+    }
+
+    fn client_of(&self, method: &Method, headers: &HeaderMap) {
+        if method.service.starts_with("etcdserverpb.") {
+            let version = headers.get("client-api-version").and_then(|version| version.to_str().ok());
+            self.client(version.unwrap_or(UNKNOWN_VERSION), method.kind != "unary");
         }
     }
 
@@ -276,10 +296,7 @@ impl Call {
     fn start(metrics: &Arc<GrpcMetrics>, path: &str, headers: &HeaderMap) -> Option<Self> {
         let method = metrics.methods.get(path)?;
         method.started.inc();
-        if method.service.starts_with("etcdserverpb.") {
-            let version = headers.get("client-api-version").and_then(|version| version.to_str().ok());
-            metrics.client(version.unwrap_or(UNKNOWN_VERSION), method.kind != "unary");
-        }
+        metrics.client_of(method, headers);
         let (metrics, method) = (metrics.clone(), method.clone());
         Some(Self { metrics, method, started: Instant::now(), code: CANCELED })
     }
@@ -291,11 +308,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.method.handled[self.code].inc();
-        self.metrics.durations.handled(&self.method, self.code, self.started.elapsed());
-        if let Some(seconds) = &self.method.seconds {
-            seconds.seconds(self.started.elapsed());
-        }
+        self.metrics.handled(&self.method, self.code, self.started.elapsed());
     }
 }
 

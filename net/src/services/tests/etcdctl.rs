@@ -19,10 +19,10 @@ async fn etcdctl(arguments: Vec<String>) -> Output {
 /// etcdctl 3.4 sends the endpoint, scheme included, as the authority when it dials one by itself.
 #[tokio::test]
 async fn endpoints_with_a_scheme_are_served() {
-    let (routes, member, _status, _serving) = member();
+    let Services { grpc, member, status: _status, serving: _serving, .. } = member();
     let listener = Listener::bind("http://127.0.0.1:0", &SocketOptions::default()).unwrap();
     let address = listener.local_addr().unwrap();
-    let _served = listener.serve(axum::Router::new(), routes, ListenerOptions::default()).unwrap();
+    let _served = listener.serve(axum::Router::new(), grpc, ListenerOptions::default()).unwrap();
     let snapshot_file = std::env::temp_dir().join(format!("cairn-etcdctl-{}.db", std::process::id()));
     for scheme in ["http://", ""] {
         let endpoints = format!("--endpoints={scheme}{address}");

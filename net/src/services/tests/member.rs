@@ -10,7 +10,7 @@ use cairn_core::api::*;
 use cairn_core::error::Error;
 use cairn_core::mvcc::StoreView;
 use cairn_core::types::{Event, EventKind, KeyRange, KeyValue, LeaseId};
-use tokio::sync::{mpsc, watch as cell};
+use tokio::sync::{mpsc, oneshot, watch as cell};
 
 use crate::handle::{Call, Handle, MemberStatus, Reply, StreamId};
 
@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) watchers: BTreeMap<(StreamId, i64), WatchCreateRequest>,
     pub(super) credits: u32,
     pub(super) progress: u32,
+    /// Who is never answered, once somebody is to be.
+    muted: Option<Vec<oneshot::Sender<Result<Reply, Error>>>>,
     history: Vec<(i64, Event)>,
 }
 
@@ -72,6 +74,11 @@ impl FakeMember {
         self.state.lock().unwrap().fail = Some(error);
     }
 
+    /// Answers no request from now on.
+    pub(super) fn mute(&self) {
+        self.state.lock().unwrap().muted = Some(Vec::new());
+    }
+
     pub(super) fn last_request(&self) -> Request {
         self.state.lock().unwrap().requests.last().unwrap().clone()
     }
@@ -110,6 +117,9 @@ impl State {
         match call {
             Call::Request { request, reply, .. } => {
                 self.requests.push(request.clone());
+                if let Some(muted) = &mut self.muted {
+                    return muted.push(reply);
+                }
                 let body = match (self.fail.take(), self.answer.take()) {
                     (Some(error), _) => Err(error),
                     (None, Some(body)) => Ok(body),

@@ -1,26 +1,27 @@
 //! The services over a real connection, with a small member behind the handle.
 
+mod direct;
 mod etcdctl;
 mod member;
 mod recipes;
 mod streams;
 mod unary;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::api::{RangeRequest, RangeResponse};
 use cairn_core::error::Error;
 use cairn_core::mvcc::StoreView;
-use tokio::net::TcpListener;
 use tokio::sync::watch as cell;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::service::Routes;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint};
 
+use self::direct::Recorder;
 use self::member::FakeMember;
-use super::{Export, ServerInfo, Views};
+use super::{Direct, Export, ServerInfo, Views};
 use crate::handle::MemberStatus;
+use crate::listener::{Grpc, Listener, ListenerOptions, Serving, SocketOptions};
 
 const MAX_REQUEST_BYTES: usize = 4096;
 /// A multiple of 512, without which etcd's client does not find the digest at the end.
@@ -32,6 +33,9 @@ struct Served {
     member: Arc<FakeMember>,
     status: cell::Sender<MemberStatus>,
     serving: cell::Sender<bool>,
+    calls: Arc<Recorder>,
+    address: SocketAddr,
+    _listening: Serving,
 }
 
 /// Reads the fake member's keys; the view itself is empty.
@@ -63,10 +67,19 @@ fn healthy() -> MemberStatus {
 }
 
 /// A healthy member's services, and what stands behind them.
-fn member() -> (Routes, Arc<FakeMember>, cell::Sender<MemberStatus>, cell::Sender<bool>) {
+struct Services {
+    grpc: Grpc,
+    member: Arc<FakeMember>,
+    status: cell::Sender<MemberStatus>,
+    serving: cell::Sender<bool>,
+    calls: Arc<Recorder>,
+}
+
+fn member() -> Services {
     let (status, watch_status) = cell::channel(healthy());
     let (serving, watch_serving) = cell::channel(true);
     let member = Arc::new(FakeMember::default());
+    let calls = Arc::new(Recorder::default());
     let handle = member.handle(watch_status);
     let info = ServerInfo {
         api_version: "3.7.1".into(),
@@ -76,17 +89,18 @@ fn member() -> (Routes, Arc<FakeMember>, cell::Sender<MemberStatus>, cell::Sende
         views: Arc::new(FakeViews(member.clone())),
         serving: watch_serving,
     };
-    (super::router(handle, info), member, status, serving)
+    let direct = Some(Direct::new(handle.clone(), info.clone(), calls.clone()));
+    let grpc = Grpc { routes: super::router(handle, info), direct };
+    Services { grpc, member, status, serving, calls }
 }
 
 async fn serve() -> Served {
-    let (routes, member, status, serving) = member();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let Services { grpc, member, status, serving, calls } = member();
+    let listener = Listener::bind("http://127.0.0.1:0", &SocketOptions::default()).unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::builder().add_routes(routes).serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(server);
+    let _listening = listener.serve(axum::Router::new(), grpc, ListenerOptions::default()).unwrap();
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    Served { channel, member, status, serving }
+    Served { channel, member, status, serving, calls, address, _listening }
 }
 
 /// `message` with the metadata by which a client requires a leader.

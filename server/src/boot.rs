@@ -42,6 +42,8 @@ pub(crate) struct Booted {
     pub(crate) backend_file: FileState,
     /// Members to connect to before the replicated state names them.
     pub(crate) peers: Vec<Member>,
+    /// Whether the member existed before this start.
+    pub(crate) restarted: bool,
     /// A number that no earlier start of this member used.
     pub(crate) boot: u64,
 }
@@ -103,6 +105,7 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
         backend,
         backend_file,
         peers: Vec::new(),
+        restarted: true,
         boot: boot_number(),
     })
 }
@@ -212,7 +215,17 @@ fn create(
     let wal_times = disk.times();
     let wal = Wal::create(disk, metadata, &first, wal_options(config)).map_err(|error| error.to_string())?;
     let recovered = Recovered { log_start, hard_state, entries: Vec::new() };
-    Ok(Booted { metadata, wal, wal_times, recovered, backend, backend_file, peers, boot: boot_number() })
+    Ok(Booted {
+        metadata,
+        wal,
+        wal_times,
+        recovered,
+        backend,
+        backend_file,
+        peers,
+        restarted: false,
+        boot: boot_number(),
+    })
 }
 
 fn wal_options(config: &Config) -> WalOptions {

@@ -3,6 +3,7 @@
 mod backend_file;
 mod boot;
 pub mod config;
+mod corruption;
 pub mod data_dir;
 mod driver;
 mod events;

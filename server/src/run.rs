@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use cairn_core::error::{Error, Fatal};
+use cairn_core::mvcc::{Store, StoreOptions};
 use cairn_core::node::{self, Node, NodeEvent, Status};
 use cairn_core::time::Time;
 use cairn_net::handle::{Handle, MemberStatus};
@@ -14,10 +15,12 @@ use cairn_net::listener::{Grpc, Listener, ListenerOptions, Serving, SocketOption
 use cairn_net::peer::{PeerConfig, Transport};
 use cairn_net::services::{self, Direct, ServerInfo};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tonic::service::Routes;
 
 use crate::boot;
 use crate::config::{AutoCompaction, Config, Url};
+use crate::corruption::Checks;
 use crate::data_dir::DataDir;
 use crate::driver::{
     self, Driver, Event, Inbox, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage, Workers, hex,
@@ -98,6 +101,18 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     let node = Node::start(node_config(&config, &booted), booted.recovered, backend.clone(), Time(0))
         .map_err(|fatal| fatal.0)?;
     let (status_tx, status_rx) = watch::channel(node.status());
+    let checks = Checks {
+        peers: peers.clone(),
+        status: status_rx.clone(),
+        timeout: Duration::from_secs(5) + 2 * Duration::from_millis(config.election_ms),
+    };
+    if booted.restarted && config.features.enabled("InitialCorruptCheck") {
+        for member in status_rx.borrow().members.iter() {
+            peers.set_peer(member.id, member.peer_urls.clone());
+        }
+        let store = Store::open(backend.clone(), StoreOptions::default()).map_err(|fatal| fatal.0)?;
+        checks.initial(&store.view()).await?;
+    }
     let (log_tx, log_rx) = crossbeam_channel::unbounded();
     let (storage_tx, storage_rx) = crossbeam_channel::unbounded();
     let spawned = |error: std::io::Error| format!("cannot start a thread: {error}");
@@ -168,6 +183,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         }
     });
 
+    let checks = spawn_checks(&config, checks, &handle);
     let probes = tokio::spawn(peer_calls::probe(peers.clone(), status_rx.clone(), metrics.clone()));
     let options = ListenerOptions { keepalive_min_time: Some(pings_min_time(&config)), ..options };
     let mut clients = Some((client_listeners, http_listeners, metrics_listeners));
@@ -246,6 +262,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
     drop(handle);
     status_task.abort();
     probes.abort();
+    checks.iter().for_each(AbortHandle::abort);
     let _ = (&mut status_task).await;
     for thread in [node_thread, log_thread, storage_thread] {
         let _ = thread.join();
@@ -294,6 +311,20 @@ fn listener_options(config: &Config) -> ListenerOptions {
         keepalive_timeout: config.grpc_keepalive_timeout,
         ..ListenerOptions::default()
     }
+}
+
+/// The comparisons of members' data that are configured.
+fn spawn_checks(config: &Config, checks: Checks, handle: &Handle) -> Vec<AbortHandle> {
+    let mut tasks = Vec::new();
+    if !config.corrupt_check_time.is_zero() {
+        let monitor = checks.clone().monitor(handle.clone(), config.corrupt_check_time);
+        tasks.push(tokio::spawn(monitor).abort_handle());
+    }
+    if config.features.enabled("CompactHashCheck") {
+        let monitor = checks.monitor_compactions(handle.clone(), config.compact_hash_check_time);
+        tasks.push(tokio::spawn(monitor).abort_handle());
+    }
+    tasks
 }
 
 /// 0 leaves it to gRPC, whose own limit is five minutes.

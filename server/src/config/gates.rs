@@ -66,6 +66,23 @@ impl Features {
     }
 }
 
+/// Why a gate in that state changes nothing; `None` if it asks for what is done.
+pub(super) fn no_effect(gate: &str, on: bool) -> Option<&'static str> {
+    match (gate, on) {
+        ("StopGRPCServiceOnDefrag", true) => Some("a defragmentation stops nothing, so requests are served"),
+        ("TxnModeWriteWithSharedBuffer", false) => Some("there is no such buffer"),
+        ("LeaseCheckpoint" | "LeaseCheckpointPersist", false) => {
+            Some("remaining TTLs are always checkpointed")
+        }
+        ("SetMemberLocalAddr", true) => Some("peer connections leave from any local address"),
+        ("FastLeaseKeepAlive", false) => {
+            Some("a renewal waits for leadership to be confirmed, and for no more")
+        }
+        ("PriorityRequest", true) => Some("no request overtakes others"),
+        _ => None,
+    }
+}
+
 /// Parses `A=true,B=false`.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, bool)>, String> {
     let mut gates = Vec::new();
@@ -98,6 +115,9 @@ mod tests {
         assert!(features.enabled("TxnModeWriteWithSharedBuffer") && !features.enabled("LeaseCheckpoint"));
         features.apply(&parse("LeaseCheckpoint=false,AllAlpha=true,AllBeta=false").expect("legal"));
         assert!(features.enabled("CompactHashCheck"));
+        assert!(
+            no_effect("CompactHashCheck", true).is_none() && no_effect("PriorityRequest", true).is_some()
+        );
         assert!(!features.enabled("LeaseCheckpoint") && !features.enabled("FastLeaseKeepAlive"));
     }
 

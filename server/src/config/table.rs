@@ -292,14 +292,14 @@ pub static FLAGS: &[Flag] = &[
     flag("Logging", "enable-log-rotation", "false", Bool, "3.5", Works, "Rotate the log file."),
     flag("Logging", "log-rotation-config-json", "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Str, "3.5", Works, "Limits of log rotation: MB a file, days, files."),
     // Data checks and background work
-    flag("Data checks and background work", "corrupt-check-time", "0s", Duration, "3.6", NoOp("members do not compare their data"), "Time between two comparisons of members' data; 0 disables them."),
-    flag("Data checks and background work", "compact-hash-check-time", "1m", Duration, "3.6", NoOp("members do not compare their data"), "Time between two comparisons of compaction hashes."),
+    flag("Data checks and background work", "corrupt-check-time", "0s", Duration, "3.6", Works, "Time between two comparisons of members' data; 0 disables them."),
+    flag("Data checks and background work", "compact-hash-check-time", "1m", Duration, "3.6", Works, "Time between two comparisons of compaction hashes."),
     flag("Data checks and background work", "compaction-batch-limit", "1000", Int, "3.6", Works, "Most revisions removed in one compaction step."),
     flag("Data checks and background work", "compaction-sleep-interval", "10ms", Duration, "3.6", Works, "Pause between two compaction steps."),
     flag("Data checks and background work", "watch-progress-notify-interval", "10m", Duration, "3.6", Works, "Time between two progress notices of an idle watch."),
     flag("Data checks and background work", "downgrade-check-time", "5s", Duration, "3.6", NoOp("a downgrade is always refused"), "Time between two checks of a downgrade."),
     flag("Data checks and background work", "bootstrap-defrag-threshold-megabytes", "0", Uint, "3.6", NoOp("the backend is not defragmented at start; use the defrag command"), "Free megabytes that cause a defragmentation at start; 0 disables it."),
-    flag("Data checks and background work", "feature-gates", "", Gates, "3.6", NoOp("no gate changes anything; lease checkpoints are always on"), "Name=true or Name=false, comma separated."),
+    flag("Data checks and background work", "feature-gates", "", Gates, "3.6", Works, "Name=true or Name=false, comma separated."),
     // Unsafe
     flag("Unsafe", "force-new-cluster", "false", Bool, "3.4", Works, "Keep the data, forget all other members. Loses writes they alone have."),
     flag("Unsafe", "unsafe-no-fsync", "false", Bool, "3.4", Works, "Do not wait for disks. A crash loses data."),

@@ -108,6 +108,10 @@ impl Values {
             }
         }
         self.gates.extend(explicit);
+        notices.extend(self.gates.iter().filter_map(|(gate, on)| {
+            let why = gates::no_effect(gate, *on)?;
+            Some(Notice::warn(format!("the feature gate {gate}={on} has no effect: {why}")))
+        }));
         Ok(())
     }
 

@@ -168,7 +168,8 @@ impl PeerEvents for Receiver {
     }
 
     fn call(&self, _: MemberId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        peer_calls::answer(self.events.clone(), body)
+        let inbox = self.events.clone();
+        peer_calls::answer(move |call| inbox.send(Event::Call(call)).is_ok(), body)
     }
 
     fn unreachable(&self, peer: MemberId) {

@@ -10,9 +10,11 @@ use cairn_core::rng::Rng;
 use cairn_core::types::{KeyRange, MemberId};
 
 use crate::checker::lease;
-use crate::cluster::{Cluster, Event};
+use crate::cluster::Cluster;
+use crate::coverage::Doing;
 use crate::history::{Answer, Op};
 use crate::options::{MS, SECOND};
+use crate::queue::Event;
 use crate::record;
 use crate::workload::{Draw, watch};
 
@@ -64,7 +66,7 @@ impl Cluster {
         }
     }
 
-    fn running(&self) -> Vec<MemberId> {
+    pub(crate) fn running(&self) -> Vec<MemberId> {
         self.members.values().filter(|member| member.process.is_some()).map(|member| member.id).collect()
     }
 
@@ -224,6 +226,9 @@ impl Cluster {
         };
         process.streams.insert(stream, watcher);
         let boot = process.boot;
+        if (1..self.model.revision).contains(&request.start_revision) {
+            self.note_doing(id, Doing::CatchingUpWatcher);
+        }
         self.feed(id, boot, Input::WatchOpen { stream });
         self.feed(id, boot, Input::WatchCreate { stream, request });
     }

@@ -5,19 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use cairn_core::api::ResponseBody;
+use cairn_core::backend::Batch;
 use cairn_core::backend::mem::MemBackend;
-use cairn_core::backend::{Backend, Batch};
 use cairn_core::mvcc::StoreView;
-use cairn_core::node::{Input, Node, NodeEvent, Output};
+use cairn_core::node::{Input, Node, NodeEvent, Output, ReadTask};
 use cairn_core::time::Time;
 use cairn_core::types::{MemberId, Revision};
-use cairn_core::wal::{MemDisk, Wal};
+use cairn_core::wal::Wal;
 
 use crate::checker::durability::Durable;
-use crate::cluster::{Cluster, Event};
-use crate::disk::{LogJob, StorageJob, compact_step, perform_log};
+use crate::cluster::Cluster;
+use crate::coverage::{Doing, Point};
+use crate::disk::{Folder, Incoming, LogJob, SimDisk, StorageJob, Store, WalDir, perform_log};
 use crate::history::Op;
 use crate::invariants::LogMirror;
+use crate::options::SECOND;
+use crate::queue::Event;
 use crate::runtime::Machine;
 
 /// A process's clock: how it maps the true time.
@@ -61,14 +64,18 @@ impl Clock {
 pub struct Process {
     pub boot: u64,
     pub node: Node,
-    pub wal: Wal<MemDisk>,
+    pub wal: Wal<WalDir>,
+    pub store: Store,
     pub clock: Clock,
+    pub started: u64,
     pub inbox: VecDeque<Input>,
     pub scheduled: bool,
     pub wake_at: u64,
     pub log_jobs: VecDeque<LogJob>,
     pub storage_jobs: VecDeque<StorageJob>,
-    pub incoming: Option<MemBackend>,
+    /// The engine gave its database up for want of space and is to be opened anew.
+    pub reopen: bool,
+    pub incoming: Option<Incoming>,
     pub connected: BTreeSet<MemberId>,
     pub next_request: u64,
     pub outstanding: BTreeMap<u64, Op>,
@@ -81,6 +88,41 @@ pub struct Process {
     pub observed: Option<u64>,
     /// A snapshot is being installed: the log is told later.
     pub installing: bool,
+    /// Snapshots on their way to others, and reads on other threads.
+    pub sending: u64,
+    pub reading: u64,
+    /// When it last began something that takes no time.
+    pub recently: BTreeMap<Doing, u64>,
+}
+
+impl Process {
+    fn at_work(&self, is: impl Fn(&StorageJob) -> bool) -> bool {
+        self.storage_jobs.front().is_some_and(is)
+    }
+
+    /// Whether the engine's thread is at a flush.
+    pub fn flushing(&self) -> bool {
+        self.at_work(|job| matches!(job, StorageJob::Flush { .. }))
+    }
+
+    /// Whether it is at a compaction.
+    pub fn compacting(&self) -> bool {
+        self.at_work(|job| matches!(job, StorageJob::Compact { .. }))
+    }
+
+    /// Whether it is at a defragmentation.
+    pub fn defragmenting(&self) -> bool {
+        self.at_work(|job| matches!(job, StorageJob::Defragment))
+    }
+}
+
+/// What was done to a member's data.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Damage {
+    pub at: u64,
+    pub folder: Folder,
+    pub what: String,
 }
 
 /// A member: what outlives its process, and the process.
@@ -90,18 +132,25 @@ pub struct Member {
     pub id: MemberId,
     pub name: String,
     pub machine: Machine,
-    pub disk: MemDisk,
-    pub backend: MemBackend,
+    pub disk: SimDisk,
+    /// The rows of an engine in memory.
+    pub memory: MemBackend,
     pub durable: Durable,
     pub process: Option<Process>,
     pub paused: bool,
     pub removed: bool,
+    pub damaged: Option<Damage>,
+    /// Why it cannot be started; the operator replaces it.
+    pub broken: Option<String>,
+    /// What its disk held at an earlier start.
+    pub older: Option<(u64, SimDisk)>,
 }
 
 impl Cluster {
     /// Hands an input to a process now, or when it is no longer paused.
     pub(crate) fn feed(&mut self, id: MemberId, boot: u64, input: Input) {
-        let delay = self.options.process.draw(&mut self.rng);
+        let slow = if self.slow_cpus.contains(&id) { 100 } else { 1 };
+        let delay = self.options.process.draw(&mut self.rng) * slow;
         let Some(member) = self.members.get_mut(&id) else { return };
         let paused = member.paused;
         let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };
@@ -212,7 +261,8 @@ impl Cluster {
                 let Some(task) = process.node.take_read(request) else {
                     return self.fail(format!("{id:x} started read {request} without a task"));
                 };
-                let delay = self.options.feedback.draw(&mut self.rng);
+                process.reading += 1;
+                let delay = self.disk_delay(id, self.options.flush);
                 self.schedule(delay, Event::ReadDone { member: id, boot, request, task: Box::new(task) });
             }
             Output::Watch { stream, response } => self.watch_response(id, boot, stream, &response),
@@ -225,16 +275,25 @@ impl Cluster {
             Output::Compact { from, to } => {
                 let now = self.now;
                 self.trace.line(now, || format!("{id:16x} compaction from {from} to {to}"));
+                self.note_doing(id, Doing::Compacting);
                 self.storage_job(id, StorageJob::Compact { cursor: Revision::new(from, 0), to });
             }
-            Output::Defragment => self.storage_job(id, StorageJob::Defragment),
-            Output::InstallSnapshot => self.storage_job(id, StorageJob::Install),
+            Output::Defragment => {
+                self.note_doing(id, Doing::Defragmenting);
+                self.storage_job(id, StorageJob::Defragment);
+            }
+            Output::InstallSnapshot => {
+                self.note_doing(id, Doing::InstallingSnapshot);
+                self.storage_job(id, StorageJob::Install);
+            }
             Output::DiscardSnapshot => self.storage_job(id, StorageJob::Discard),
             Output::SendSnapshot { to, view, header } => {
                 let Some(view) = process.node.take_view(view) else {
                     return self.fail(format!("{id:x} sends a snapshot without a view"));
                 };
+                process.sending += 1;
                 let delay = self.options.transfer.draw(&mut self.rng);
+                self.note_doing(id, Doing::SendingSnapshot);
                 self.schedule(delay, Event::Snapshot { from: id, boot, to, header, view: Box::new(view) });
             }
             Output::SetPeer { id: peer, .. } => {
@@ -249,18 +308,45 @@ impl Cluster {
             Output::Event(event) => {
                 let now = self.now;
                 self.trace.line(now, || format!("{id:16x} {event:?}"));
-                match event {
-                    NodeEvent::RemovedSelf => {
-                        let delay = self.rng.below(2 * crate::options::SECOND);
-                        self.schedule(delay, Event::Stop { member: id, boot });
-                    }
-                    NodeEvent::SnapshotInstalled { .. } => self.stats.snapshots += 1,
-                    NodeEvent::LeaseExpired { .. } => self.stats.expired += 1,
-                    NodeEvent::CompactionFinished { .. } => self.stats.compactions += 1,
-                    _ => {}
-                }
+                self.note_event(id, boot, &event);
             }
-            Output::Fatal(fatal) => self.fail(format!("{id:x} stopped: {fatal}")),
+            Output::Fatal(fatal) => self.stopped(id, &fatal.0),
+        }
+    }
+
+    fn note_event(&mut self, id: MemberId, boot: u64, event: &NodeEvent) {
+        match event {
+            NodeEvent::RemovedSelf => {
+                let delay = self.rng.below(2 * SECOND);
+                self.schedule(delay, Event::Stop { member: id, boot });
+            }
+            NodeEvent::SnapshotInstalled { .. } => {
+                self.stats.snapshots += 1;
+                self.coverage.hit(Point::SnapshotInstalled);
+            }
+            NodeEvent::LeaseExpired { .. } => {
+                self.stats.expired += 1;
+                self.note_doing(id, Doing::ExpiringLease);
+            }
+            NodeEvent::BecameCandidate { .. } => self.note_doing(id, Doing::Campaigning),
+            NodeEvent::AlarmRaised { .. } => self.note_doing(id, Doing::NoSpace),
+            NodeEvent::CompactionFinished { .. } => self.stats.compactions += 1,
+            _ => {}
+        }
+    }
+
+    /// A read on another thread has come to its end.
+    pub(crate) fn read_done(&mut self, id: MemberId, boot: u64, request: u64, task: &ReadTask) {
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
+        if process.boot != boot {
+            return;
+        }
+        process.reading -= 1;
+        match task.run() {
+            Ok(result) => self.answer(id, request, result),
+            Err(fatal) => self.stopped(id, &fatal.0),
         }
     }
 
@@ -300,7 +386,7 @@ impl Cluster {
             let Some(job) = process.log_jobs.pop_front() else { break };
             match perform_log(&mut process.wal, &job) {
                 Ok(input) => done.extend(input),
-                Err(error) => return self.fail(format!("{id:x}: {error}")),
+                Err(error) => return self.stopped(id, &error.to_string()),
             }
             if let LogJob::Append { append, .. } = &job {
                 member.durable.appended(append);
@@ -325,37 +411,53 @@ impl Cluster {
             });
         let latency = if compacting { self.options.append } else { self.options.flush };
         let delay = self.disk_delay(id, latency);
-        let rows = self.options.compact_rows;
+        let (rows, engine) = (self.options.compact_rows, self.options.engine);
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(process) = member.process.as_mut().filter(|process| process.boot == boot) else { return };
+        if std::mem::take(&mut process.reopen)
+            && let Err(fatal) = process.store.reopen(engine)
+        {
+            return self.storage_failed(id, boot, fatal.0);
+        }
         let Some(job) = process.storage_jobs.pop_front() else { return };
-        let backend = &member.backend;
-        let input = match job {
-            StorageJob::Flush { batch } => {
-                if let Err(fatal) = backend.commit(&batch) {
-                    return self.fail(format!("{id:x}: {fatal}"));
-                }
-                Some(Input::Flushed { size: backend.size() })
-            }
-            StorageJob::Compact { cursor, to } => match compact_step(backend, cursor, to, rows) {
+        let store = &mut process.store;
+        let done = match job {
+            StorageJob::Flush { batch } => match store.commit(&batch) {
+                Ok(()) => Ok(Some(Input::Flushed { size: store.size() })),
+                Err(fatal) => Err((Some(StorageJob::Flush { batch }), fatal)),
+            },
+            StorageJob::Compact { cursor, to } => match store.compact(cursor, to, rows) {
                 Ok(Some(cursor)) => {
                     process.storage_jobs.push_front(StorageJob::Compact { cursor, to });
-                    None
+                    Ok(None)
                 }
-                Ok(None) => Some(Input::Compacted { to, size: backend.size() }),
-                Err(fatal) => return self.fail(format!("{id:x}: {fatal}")),
+                Ok(None) => Ok(Some(Input::Compacted { to, size: store.size() })),
+                Err(fatal) => Err((Some(StorageJob::Compact { cursor, to }), fatal)),
             },
-            StorageJob::Defragment => Some(Input::Defragmented { result: Ok(()), size: backend.size() }),
+            StorageJob::Defragment => {
+                let result = store.defragment().map_err(|fatal| fatal.0);
+                Ok(Some(Input::Defragmented { result, size: store.size() }))
+            }
             StorageJob::Install => match process.incoming.take() {
-                Some(incoming) => {
-                    backend.replace(incoming);
-                    Some(Input::SnapshotInstalled { size: backend.size() })
-                }
+                Some(incoming) => match store.install(incoming) {
+                    Ok(()) => Ok(Some(Input::SnapshotInstalled { size: store.size() })),
+                    Err(fatal) => Err((None, fatal)),
+                },
                 None => return self.fail(format!("{id:x} installs a snapshot that it does not have")),
             },
             StorageJob::Discard => {
                 process.incoming = None;
-                None
+                store.discard();
+                Ok(None)
+            }
+        };
+        let input = match done {
+            Ok(input) => input,
+            Err((again, fatal)) => {
+                if let Some(job) = again {
+                    process.storage_jobs.push_front(job);
+                }
+                return self.storage_failed(id, boot, fatal.0);
             }
         };
         if !process.storage_jobs.is_empty() {
@@ -363,6 +465,19 @@ impl Cluster {
         }
         if let Some(input) = input {
             self.feed_in_order(id, boot, input);
+        }
+    }
+
+    /// The engine failed: a full disk is waited for, anything else stops the process.
+    fn storage_failed(&mut self, id: MemberId, boot: u64, what: String) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let dead = member.disk.is_dead();
+        match &mut member.process {
+            Some(process) if what.contains("no space left") && !dead => {
+                process.reopen = true;
+                self.wait_for_space(id, boot);
+            }
+            _ => self.stopped(id, &what),
         }
     }
 
@@ -384,27 +499,34 @@ impl Cluster {
         view: &StoreView,
     ) {
         let open = self.network.open(from, to) && !(self.chaotic && self.network.rng.chance(1, 10));
-        let alive = self
-            .members
-            .get(&from)
-            .and_then(|member| member.process.as_ref())
-            .is_some_and(|process| process.boot == boot);
+        let sender = self.members.get_mut(&from).and_then(|member| member.process.as_mut());
+        let Some(sender) = sender.filter(|process| process.boot == boot) else { return };
+        sender.sending -= 1;
         let receiver = self.members.get_mut(&to).filter(|member| !member.paused);
         let receiver = receiver.and_then(|member| member.process.as_mut());
         let mut ok = false;
-        if let Some(process) = receiver.filter(|process| open && alive && process.incoming.is_none()) {
+        if let Some(process) = receiver.filter(|process| open && process.incoming.is_none()) {
             let rows: Result<Vec<_>, _> = view.rows(None).collect();
             let rows = match rows {
                 Ok(rows) => rows,
-                Err(fatal) => return self.fail(format!("{from:x} cannot read a snapshot: {fatal}")),
+                Err(fatal) => return self.stopped(from, &fatal.0),
             };
-            let fresh = MemBackend::new();
             let changes = rows.into_iter().map(|(table, key, value)| (table, key, Some(value))).collect();
-            fresh.commit(&Batch { changes }).expect("memory never fails");
-            process.incoming = Some(fresh);
-            ok = true;
-            let boot = process.boot;
-            self.feed(to, boot, Input::SnapshotReceived { from, header });
+            // Without space for it, it has not arrived.
+            match process.store.receive(self.options.engine, &Batch { changes }) {
+                Ok(incoming) => {
+                    process.incoming = Some(incoming);
+                    ok = true;
+                    let boot = process.boot;
+                    self.feed(to, boot, Input::SnapshotReceived { from, header });
+                    self.note_doing(to, Doing::ReceivingSnapshot);
+                }
+                Err(fatal) => {
+                    if self.members.get(&to).is_some_and(|member| member.disk.is_dead()) {
+                        self.stopped(to, &fatal.0);
+                    }
+                }
+            }
         }
         self.feed_later(from, boot, Input::SnapshotSent { to, ok });
     }

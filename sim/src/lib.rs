@@ -4,18 +4,25 @@
 //! [`run`] is the entry: chaos first, with every safety check after every step, then the faults end
 //! and the cluster has to recover.
 
+mod atlas;
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod coverage;
 pub mod disk;
 pub mod driver;
+pub mod fault;
 pub mod history;
 pub mod invariants;
+mod lifecycle;
 pub mod model;
 pub mod nemesis;
 pub mod network;
+mod observe;
+mod operator;
 pub mod options;
 pub mod planted;
+mod queue;
 pub mod record;
 pub mod runtime;
 pub mod speed;

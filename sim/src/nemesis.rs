@@ -1,31 +1,36 @@
-//! Faults of processes, links, disks and clocks, and the operator who changes the membership. Which
-//! and how often is the seed's choice.
+//! Faults of processes, links, disks and clocks: which and how often is the seed's choice. A fault may
+//! also be aimed: a state that is rare is struck in the moment in which it begins.
 
 use cairn_core::api::Request;
-use cairn_core::backend::mem::MemBackend;
-use cairn_core::node::{Input, Role};
+use cairn_core::node::Role;
 use cairn_core::types::MemberId;
-use cairn_core::wal::{HardState, LogStart};
 
-use crate::cluster::{Cluster, Event};
-use crate::disk::{LogJob, StorageJob, crash_log};
+use crate::cluster::Cluster;
+use crate::coverage::Doing;
+use crate::fault::Fault;
+use crate::network::Trouble;
 use crate::options::{MS, SECOND};
-use crate::workload::choose;
-use crate::workload::member::{Step, step};
+use crate::queue::Event;
+
+/// How long after its beginning a state that takes no time counts as one that a fault can strike.
+const RECENTLY: u64 = 300 * MS;
+/// How often a fault strikes a rare state at once: once in so many.
+const AIMED: u64 = 3;
+/// How often the next fault would be aimed at most.
+const AIMED_PAUSE: u64 = 100 * MS;
 
 impl Cluster {
-    fn any(&mut self) -> Option<MemberId> {
-        let running: Vec<MemberId> =
-            self.members.values().filter(|member| member.process.is_some()).map(|member| member.id).collect();
-        if running.is_empty() {
-            None
-        } else {
-            Some(running[self.nemesis.below(running.len() as u64) as usize])
-        }
+    pub(crate) fn any(&mut self) -> Option<MemberId> {
+        let running = self.running();
+        (!running.is_empty()).then(|| running[self.nemesis.below(running.len() as u64) as usize])
     }
 
     fn leader(&self) -> Option<MemberId> {
-        self.statuses().values().find(|status| status.role == Role::Leader).map(|status| status.member_id)
+        self.members
+            .values()
+            .filter(|member| !member.removed)
+            .find(|member| member.process.as_ref().is_some_and(|p| p.node.progress().role == Role::Leader))
+            .map(|member| member.id)
     }
 
     /// Some fault begins.
@@ -35,174 +40,251 @@ impl Cluster {
         }
         let next = 1 + self.nemesis.below(2 * self.options.fault_interval);
         self.schedule(next, Event::Fault);
-        let f = self.options.faults;
-        let weights = [
-            f.crash,
-            f.crash_inside,
-            f.crash_all,
-            f.pause,
-            f.partition,
-            f.one_way,
-            f.isolate_leader,
-            f.isolate_one,
-            f.clock_step,
-            f.move_leader,
-            f.slow_disk,
-        ];
-        let ids: Vec<MemberId> = self.members.keys().copied().collect();
         let Some(one) = self.any() else { return };
-        let leader = self.leader();
         // Faults of the leader are the more interesting ones.
+        let leader = self.leader();
         let one = leader.filter(|_| self.nemesis.chance(1, 3)).unwrap_or(one);
+        self.strike(one);
+    }
+
+    /// A member begins something that faults seldom meet.
+    pub(crate) fn note_doing(&mut self, id: MemberId, doing: Doing) {
+        let now = self.now;
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
+        process.recently.insert(doing, now);
+        let rested = now >= self.aimed + AIMED_PAUSE && self.options.fault_interval < 60 * SECOND;
+        if self.chaotic && rested && self.nemesis.chance(1, AIMED) {
+            self.aimed = now;
+            let delay = if self.nemesis.chance(1, 2) { 1 } else { self.nemesis.below(RECENTLY) };
+            self.schedule(delay, Event::Aimed { member: id });
+        }
+    }
+
+    /// What a member is in the middle of.
+    fn doing(&self, id: MemberId) -> Vec<Doing> {
+        let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else {
+            return Vec::new();
+        };
+        let status = process.node.status();
+        let mut doing = vec![match status.role {
+            Role::Leader => Doing::Leading,
+            Role::Follower => Doing::Following,
+            Role::Candidate | Role::PreCandidate => Doing::Campaigning,
+            Role::Learner => Doing::Learning,
+        }];
+        let mut add = |is: bool, what: Doing| doing.extend(is.then_some(what));
+        add(self.now < process.started + RECENTLY, Doing::Starting);
+        add(!process.log_jobs.is_empty(), Doing::Appending);
+        add(process.flushing(), Doing::Flushing);
+        add(process.compacting(), Doing::Compacting);
+        add(process.defragmenting(), Doing::Defragmenting);
+        add(process.sending > 0, Doing::SendingSnapshot);
+        add(process.incoming.is_some(), Doing::ReceivingSnapshot);
+        add(process.installing, Doing::InstallingSnapshot);
+        add(!status.alarms.is_empty(), Doing::NoSpace);
+        add(status.slow_watchers > 0, Doing::CatchingUpWatcher);
+        add(process.reading > 0, Doing::Reading);
+        for (what, at) in &process.recently {
+            add(self.now < at + RECENTLY, *what);
+        }
+        doing.sort_unstable();
+        doing.dedup();
+        doing
+    }
+
+    /// A fault begins, of a kind that the seed likes; `one` is its target where it has one.
+    pub(crate) fn strike(&mut self, one: MemberId) {
+        let Some(kind) = self.options.faults.choose(&mut self.nemesis) else { return };
+        if kind.damages() && !self.may_damage(one) {
+            return;
+        }
         let lasting = if self.nemesis.chance(1, 6) { 12 * SECOND } else { 3 * SECOND };
         let lasting = 10 * MS + self.nemesis.below(lasting);
         self.next_fault += 1;
-        let fault = self.next_fault;
-        let kind = choose(&mut self.nemesis, &weights);
+        let doing = self.doing(one);
         let now = self.now;
         self.trace.note(&[7, kind as u64, one, lasting]);
-        self.trace.line(now, || format!("{one:16x} FAULT {} for {} ms", NAMES[kind], lasting / MS));
+        self.trace.line(now, || format!("{one:16x} FAULT {kind:?} for {} ms", lasting / MS));
+        if self.begin(kind, one, lasting) {
+            self.coverage.strike(kind, &doing);
+        }
+    }
+
+    fn begin(&mut self, kind: Fault, one: MemberId, lasting: u64) -> bool {
         match kind {
-            0 => self.crash(one),
-            1 => {
-                let outputs = self.nemesis.below(12);
-                if let Some(process) = self.members.get_mut(&one).and_then(|member| member.process.as_mut()) {
-                    process.outputs_left = Some(outputs);
-                }
+            Fault::Crash
+            | Fault::CrashInDrain
+            | Fault::CrashAtSync
+            | Fault::CrashAll
+            | Fault::RestartStorm => {
+                self.begin_crash(kind, one);
             }
-            2 => {
-                for id in &ids {
-                    self.crash(*id);
-                }
-            }
-            3 => {
+            Fault::Pause => {
                 if let Some(member) = self.members.get_mut(&one) {
                     member.paused = true;
                 }
                 self.schedule(lasting, Event::Resume { member: one });
             }
-            4 | 5 => {
+            Fault::SlowCpu => {
+                self.slow_cpus.insert(one);
+                self.schedule(lasting, Event::Fast { member: one });
+            }
+            Fault::ClockStep => {
+                let by = self.nemesis.below(5 * SECOND);
+                self.step_clock(one, by);
+            }
+            Fault::ClockStrobe => {
+                let times = 1 + self.nemesis.below(200);
+                self.strobe(one, times);
+            }
+            Fault::MoveLeader => {
+                let Some(leader) = self.leader() else { return false };
+                self.ask(leader, Request::MoveLeader { target: one }, None);
+                self.note_doing(leader, Doing::TransferringLeadership);
+            }
+            Fault::SlowDisk | Fault::StuckDisk => {
+                let factor = if kind == Fault::SlowDisk { 20 } else { u64::MAX };
+                let until = if kind == Fault::SlowDisk { 0 } else { self.now + lasting };
+                self.slow_disks.insert(one, (factor, until));
+                self.schedule(lasting, Event::Fast { member: one });
+            }
+            Fault::FullDisk => {
+                let left = self.nemesis.below(200_000);
+                let Some(member) = self.members.get(&one) else { return false };
+                member.disk.leave_space(Some(left));
+                self.schedule(lasting, Event::Space { member: one });
+            }
+            Fault::SyncFails | Fault::ReadMisdirected => {
+                let Some(member) = self.members.get(&one) else { return false };
+                if kind == Fault::SyncFails {
+                    member.disk.fail_syncs(1);
+                } else {
+                    member.disk.misdirect_reads(1);
+                }
+            }
+            kind if kind.damages() => return self.damage(kind, one),
+            kind => self.begin_network(kind, one, lasting),
+        }
+        true
+    }
+
+    fn begin_crash(&mut self, kind: Fault, one: MemberId) {
+        let changes = self.nemesis.below(12);
+        let Some(member) = self.members.get_mut(&one) else { return };
+        match (kind, &mut member.process) {
+            (Fault::CrashInDrain, Some(process)) => process.outputs_left = Some(changes),
+            (Fault::CrashAtSync, Some(_)) => member.disk.end_after(Some(changes)),
+            (Fault::CrashAll, _) => {
+                for id in self.members.keys().copied().collect::<Vec<_>>() {
+                    self.crash(id);
+                }
+            }
+            (Fault::RestartStorm, _) => self.storm(one, 3 + changes),
+            _ => self.crash(one),
+        }
+    }
+
+    /// One process dies again and again, soon after each start.
+    pub(crate) fn storm(&mut self, member: MemberId, left: u64) {
+        if !self.chaotic || left == 0 {
+            return;
+        }
+        self.crash(member);
+        let delay = 2 * MS + self.nemesis.below(20 * MS);
+        self.schedule(delay, Event::Restart { member });
+        let next = delay + self.nemesis.below(500 * MS);
+        self.schedule(next, Event::Storm { member, left: left - 1 });
+    }
+
+    fn begin_network(&mut self, kind: Fault, one: MemberId, lasting: u64) {
+        let fault = self.next_fault;
+        let ids: Vec<MemberId> =
+            self.members.values().filter(|member| !member.removed).map(|member| member.id).collect();
+        let other = ids[self.nemesis.below(ids.len() as u64) as usize];
+        let trouble = match kind {
+            Fault::Clog => Trouble::Clog,
+            Fault::HalfOpen => Trouble::HalfOpen,
+            Fault::Throttle => Trouble::Throttle(1_000 << self.nemesis.below(8)),
+            _ => Trouble::Cut,
+        };
+        match kind {
+            Fault::Reset => return self.reset(one, other),
+            Fault::Swizzle => {
+                // Links are stopped one after another and come back in another order.
+                for id in &ids {
+                    if self.nemesis.chance(1, 2) {
+                        self.next_fault += 1;
+                        let fault = self.next_fault;
+                        let (cut, heal) = (self.nemesis.below(SECOND), self.nemesis.below(lasting));
+                        self.schedule(cut, Event::Cut { member: *id, fault });
+                        self.schedule(SECOND + heal, Event::Heal { fault });
+                    }
+                }
+                return;
+            }
+            Fault::IsolateLeader | Fault::IsolateOne => {
+                let target = self.leader().filter(|_| kind == Fault::IsolateLeader).unwrap_or(one);
+                self.isolate(target, fault);
+            }
+            Fault::NonTransitive => {
+                // Two that reach everybody else do not reach each other.
+                self.network.trouble(one, other, fault, trouble);
+                self.network.trouble(other, one, fault, trouble);
+            }
+            _ => {
                 let side: Vec<bool> = ids.iter().map(|_| self.nemesis.chance(1, 2)).collect();
                 for (from, left) in ids.iter().zip(&side) {
                     for (to, right) in ids.iter().zip(&side) {
-                        if left != right && (kind == 4 || *left) {
-                            self.network.cut(*from, *to, fault);
+                        if left != right && (kind != Fault::OneWay && kind != Fault::HalfOpen || *left) {
+                            self.network.trouble(*from, *to, fault, trouble);
                         }
                     }
                 }
-                self.schedule(lasting, Event::Heal { fault });
-            }
-            6 | 7 => {
-                let target = if kind == 6 { leader.unwrap_or(one) } else { one };
-                for id in &ids {
-                    self.network.cut(*id, target, fault);
-                    self.network.cut(target, *id, fault);
-                }
-                self.schedule(lasting, Event::Heal { fault });
-            }
-            8 => {
-                let by = self.nemesis.below(5 * SECOND);
-                self.leases.stepped += by;
-                if let Some(process) = self.members.get_mut(&one).and_then(|member| member.process.as_mut()) {
-                    process.clock.step(by);
-                }
-                self.schedule_wakeup(one);
-            }
-            9 => {
-                if let Some(leader) = leader {
-                    self.ask(leader, Request::MoveLeader { target: one }, None);
-                }
-            }
-            _ => {
-                self.slow.insert(one, fault);
-                self.schedule(lasting, Event::Fast { member: one });
             }
         }
+        self.schedule(lasting, Event::Heal { fault });
     }
 
-    /// A process dies, with or without its machine.
-    pub(crate) fn crash(&mut self, id: MemberId) {
-        let power = self.nemesis.below(100) < self.options.power_loss;
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(mut process) = member.process.take() else { return };
-        self.stats.crashes += 1;
-        let now = self.now;
-        self.trace.line(now, || format!("{id:16x} crashes{}", if power { " and loses power" } else { "" }));
-        let jobs: Vec<LogJob> = process.log_jobs.drain(..).collect();
-        crash_log(&member.disk, &mut process.wal, jobs.into_iter(), &mut self.nemesis);
-        if power {
-            self.runtime.power_off(&member.machine);
-        }
-        if let Some(StorageJob::Flush { batch }) = process.storage_jobs.pop_front()
-            && self.nemesis.chance(1, 2)
-        {
-            use cairn_core::backend::Backend;
-            member.backend.commit(&batch).expect("memory never fails");
-        } else if let Some(StorageJob::Install) = process.storage_jobs.front()
-            && self.nemesis.chance(1, 2)
-            && let Some(incoming) = process.incoming.take()
-        {
-            member.backend.replace(incoming);
-        }
-        member.paused = false;
-        self.connections_break(id);
-        for op in process.outstanding.into_values() {
-            if let Some(client) = op.client {
-                self.schedule(MS, Event::ClientTimeout { client, number: op.number });
-            }
-        }
-        for watcher in process.streams.into_values() {
-            self.schedule(50 * MS, Event::WatchOpen { watcher });
-        }
-        let down = if self.nemesis.chance(1, 8) { 10 * SECOND } else { 2 * SECOND };
-        let delay = MS + self.nemesis.below(down);
-        if self.members.get(&id).is_some_and(|member| !member.removed) {
-            self.schedule(delay, Event::Restart { member: id });
-        }
-    }
-
-    /// The kernel closes what a process that ended had open; hosts that a link is cut to do not hear.
-    fn connections_break(&mut self, id: MemberId) {
-        let told: Vec<(MemberId, u64)> = self
-            .members
-            .values()
-            .filter(|other| self.network.open(id, other.id) && self.network.open(other.id, id))
-            .filter_map(|other| Some((other.id, other.process.as_ref()?.boot)))
-            .collect();
-        for (other, boot) in told {
-            let delay = self.options.network.draw(&mut self.network.rng);
-            self.schedule(delay, Event::Feed { member: other, boot, input: Input::PeerLost { peer: id } });
-        }
-    }
-
-    /// A removed member's process ends.
-    pub(crate) fn stop(&mut self, id: MemberId, boot: u64) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        member.removed = true;
-        if member.process.as_ref().is_some_and(|process| process.boot == boot) {
-            self.crash(id);
-        }
-    }
-
-    pub(crate) fn resume(&mut self, id: MemberId) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        if !std::mem::take(&mut member.paused) {
+    /// Nobody reaches a member, and it reaches nobody.
+    pub(crate) fn isolate(&mut self, target: MemberId, fault: u64) {
+        if !self.chaotic {
             return;
         }
-        if let Some(process) = &mut member.process {
-            let boot = process.boot;
-            process.scheduled = true;
-            self.schedule(1, Event::Process { member: id, boot });
+        for id in self.members.keys().copied().collect::<Vec<_>>() {
+            self.network.trouble(id, target, fault, Trouble::Cut);
+            self.network.trouble(target, id, fault, Trouble::Cut);
         }
     }
 
-    /// The faults end: everything runs and every link carries.
+    fn step_clock(&mut self, id: MemberId, by: u64) {
+        self.leases.stepped += by;
+        if let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) {
+            process.clock.step(by);
+        }
+        self.schedule_wakeup(id);
+    }
+
+    /// A clock jumps again and again by up to 200 ms.
+    pub(crate) fn strobe(&mut self, id: MemberId, left: u64) {
+        if !self.chaotic || left == 0 {
+            return;
+        }
+        let by = self.nemesis.below(200 * MS);
+        self.step_clock(id, by);
+        let delay = MS + self.nemesis.below(20 * MS);
+        self.schedule(delay, Event::Strobe { member: id, left: left - 1 });
+    }
+
+    /// The faults end: everything runs, every link carries, every disk has space.
     pub(crate) fn calm(&mut self) {
         self.chaotic = false;
         let now = self.now;
         self.trace.line(now, || "the faults end".to_owned());
-        self.network.heal_all();
-        self.slow.clear();
+        self.heal_all();
+        self.slow_disks.clear();
+        self.slow_cpus.clear();
         for latency in [
             &mut self.options.network,
             &mut self.options.append,
@@ -214,68 +296,18 @@ impl Cluster {
             latency.slow = 0;
         }
         for id in self.members.keys().copied().collect::<Vec<_>>() {
-            if let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) {
-                process.outputs_left = None;
+            if self.members.get(&id).is_some_and(|member| member.disk.is_dead()) {
+                self.crash(id);
+            }
+            if let Some(member) = self.members.get_mut(&id) {
+                member.disk.leave_space(None);
+                if let Some(process) = &mut member.process {
+                    process.outputs_left = None;
+                    member.disk.calm();
+                }
             }
             self.resume(id);
             self.start(id);
         }
     }
-
-    /// Starts members that were added, stops those that were removed.
-    pub(crate) fn reconcile(&mut self) {
-        let statuses = self.statuses();
-        let Some(newest) = statuses.values().max_by_key(|status| status.applied) else { return };
-        for id in &newest.removed_members {
-            if let Some(member) = self.members.get(id).filter(|member| !member.removed)
-                && let Some(boot) = member.process.as_ref().map(|process| process.boot)
-                && self.nemesis.chance(1, 8)
-            {
-                self.stop(*id, boot);
-            } else if let Some(member) = self.members.get_mut(id).filter(|member| member.process.is_none()) {
-                member.removed = true;
-            }
-        }
-        for member in &newest.members {
-            if !self.members.contains_key(&member.id) && (!self.chaotic || self.nemesis.chance(1, 2)) {
-                let name = format!("joined{}", self.members.len());
-                let (start, hard_state) = (LogStart::default(), HardState::default());
-                self.create(member.id, name, MemBackend::new(), start, hard_state);
-            }
-        }
-    }
-
-    /// The operator's next step.
-    pub(crate) fn operate(&mut self) {
-        if !self.chaotic {
-            return;
-        }
-        let delay = 300 * MS + self.nemesis.below(4 * SECOND);
-        self.schedule(delay, Event::Operate);
-        let statuses = self.statuses();
-        let Some(newest) = statuses.values().max_by_key(|status| status.applied) else { return };
-        let voters: Vec<u64> = newest.members.iter().filter(|m| !m.is_learner).map(|m| m.id).collect();
-        let learners: Vec<u64> = newest.members.iter().filter(|m| m.is_learner).map(|m| m.id).collect();
-        self.next_fault += 1;
-        let wanted = self.options.members;
-        if let Step::Ask(request) = step(&mut self.nemesis, &voters, &learners, self.next_fault, wanted)
-            && let Some(id) = self.any()
-        {
-            self.ask(id, request, None);
-        }
-    }
 }
-
-const NAMES: [&str; 11] = [
-    "crash",
-    "crash inside a drain",
-    "crash of all",
-    "pause",
-    "partition",
-    "one-way partition",
-    "isolate the leader",
-    "isolate one",
-    "clock step",
-    "move leader",
-    "slow disk",
-];

@@ -1,84 +1,218 @@
-//! The network between members: latency for each message, loss, duplication, and links that are cut
-//! in one direction or both. Reordering follows from the latencies.
+//! The network between members: latency for each link and message, bandwidth, loss, duplication, and
+//! links that are cut, clogged, half open or reset. Reordering follows from the latencies.
+//!
+//! **Invariant:** a message arrives whole and unchanged or not at all, as over TCP with its checksums.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use cairn_core::node::Input;
 use cairn_core::rng::Rng;
 use cairn_core::types::MemberId;
 
-use crate::cluster::{Cluster, Event};
+use crate::cluster::Cluster;
+use crate::coverage::Point;
+use crate::options::{MS, SECOND};
+use crate::queue::Event;
+
+/// Messages that a clogged link holds; more are lost.
+const HELD_MAX: usize = 500;
+
+type Link = (MemberId, MemberId);
+
+/// What is wrong with a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// It carries nothing, and the sender may notice.
+    Cut,
+    /// It carries nothing, and the sender notices nothing.
+    HalfOpen,
+    /// It holds what it is given until the fault ends.
+    Clog,
+    /// It carries so many bytes a second.
+    Throttle(u64),
+}
 
 /// The state of the links.
 #[derive(Debug)]
 pub struct Network {
-    /// Directed links that carry nothing, each with the fault that cut it.
-    cut: BTreeSet<(MemberId, MemberId, u64)>,
+    /// Directed links with the faults on them.
+    troubles: BTreeSet<(Link, u64, Trouble)>,
+    held: BTreeMap<u64, Vec<(Link, Bytes)>>,
+    /// Connections that were reset: messages of an earlier epoch are lost.
+    epochs: BTreeMap<Link, u64>,
+    /// When the last message of a link will have been carried, and the latest arrival so far.
+    busy: BTreeMap<Link, u64>,
+    latest: BTreeMap<Link, u64>,
     pub(crate) rng: Rng,
 }
 
 impl Network {
     /// A network without faults.
     pub fn new(seed: u64) -> Self {
-        Self { cut: BTreeSet::new(), rng: Rng::derive(seed, &[0x0e7]) }
+        Self {
+            troubles: BTreeSet::new(),
+            held: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            rng: Rng::derive(seed, &[0x0e7]),
+        }
     }
 
-    /// Whether a message would get through.
+    fn on(&self, from: MemberId, to: MemberId) -> impl Iterator<Item = (u64, Trouble)> + '_ {
+        let link = (from, to);
+        let range = (link, 0, Trouble::Cut)..=(link, u64::MAX, Trouble::Throttle(u64::MAX));
+        self.troubles.range(range).map(|(_, fault, trouble)| (*fault, *trouble))
+    }
+
+    /// Whether a message would get through in time.
     pub fn open(&self, from: MemberId, to: MemberId) -> bool {
-        self.cut.range((from, to, 0)..=(from, to, u64::MAX)).next().is_none()
+        self.on(from, to).all(|(_, trouble)| matches!(trouble, Trouble::Throttle(_)))
     }
 
-    /// Cuts one direction.
-    pub fn cut(&mut self, from: MemberId, to: MemberId, fault: u64) {
-        self.cut.insert((from, to, fault));
+    /// Something is wrong with one direction.
+    pub fn trouble(&mut self, from: MemberId, to: MemberId, fault: u64, trouble: Trouble) {
+        self.troubles.insert(((from, to), fault, trouble));
     }
 
-    /// Ends one fault.
-    pub fn heal(&mut self, fault: u64) {
-        self.cut.retain(|(_, _, by)| *by != fault);
+    /// Ends one fault; what it held.
+    fn heal(&mut self, fault: u64) -> Vec<(Link, Bytes)> {
+        self.troubles.retain(|(_, by, _)| *by != fault);
+        self.held.remove(&fault).unwrap_or_default()
     }
 
-    /// Ends all faults.
-    pub fn heal_all(&mut self) {
-        self.cut.clear();
+    fn epoch(&self, from: MemberId, to: MemberId) -> u64 {
+        self.epochs.get(&(from, to)).copied().unwrap_or(0)
     }
 }
 
 impl Cluster {
-    pub(crate) fn send(&mut self, from: MemberId, to: MemberId, message: bytes::Bytes) {
+    pub(crate) fn send(&mut self, from: MemberId, to: MemberId, message: Bytes) {
         self.trace.note(&[3, from, to]);
         self.trace.bytes(&message);
         self.stats.messages += 1;
-        let open = self.network.open(from, to) && self.members.contains_key(&to);
+        let troubles: Vec<(u64, Trouble)> = self.network.on(from, to).collect();
+        let has = |wanted: Trouble| troubles.iter().any(|(_, trouble)| *trouble == wanted);
+        let cut = has(Trouble::Cut) || !self.members.contains_key(&to);
+        let silent = !cut && has(Trouble::HalfOpen);
         let lost = self.chaotic && self.network.rng.chance(self.options.loss, 1000);
         let told = self.network.rng.chance(1, 2);
-        if let Some(process) = self.members.get_mut(&from).and_then(|member| member.process.as_mut()) {
-            let boot = process.boot;
-            let connected = process.connected.contains(&to);
-            if !open || (lost && told) {
-                if process.connected.remove(&to) || told {
-                    // A transport may be wrong about the end of a process.
-                    let input = match self.network.rng.chance(1, 8) {
-                        true => Input::PeerLost { peer: to },
-                        false => Input::PeerUnreachable { peer: to },
-                    };
-                    self.feed_later(from, boot, input);
-                }
-            } else if !connected {
-                process.connected.insert(to);
-                self.feed_later(from, boot, Input::PeerConnected { peer: to });
-            }
+        self.tell_sender(from, to, cut, !silent && lost && told, told);
+        if cut || silent {
+            return self.coverage.hit(Point::MessageCut);
         }
-        if !open || lost {
+        if lost {
+            return self.coverage.hit(Point::MessageLost);
+        }
+        let clog = troubles.iter().find(|(_, trouble)| *trouble == Trouble::Clog);
+        if let Some((fault, _)) = clog {
+            let held = self.network.held.entry(*fault).or_default();
+            if held.len() < HELD_MAX {
+                held.push(((from, to), message));
+                self.coverage.hit(Point::MessageClogged);
+            }
             return;
         }
-        let copies = 1 + u64::from(self.chaotic && self.network.rng.chance(self.options.duplicate, 1000));
-        for copy in 0..copies {
-            let mut delay = self.options.network.draw(&mut self.network.rng);
-            if copy > 0 && self.network.rng.chance(1, 3) {
-                delay += self.network.rng.below(5 * crate::options::SECOND);
+        let bandwidth = troubles.iter().find_map(|(_, trouble)| match trouble {
+            Trouble::Throttle(bandwidth) => Some(*bandwidth),
+            _ => None,
+        });
+        self.carry(from, to, message, bandwidth);
+    }
+
+    /// What the sender's transport notices of a message that is lost, or of one that is not.
+    fn tell_sender(&mut self, from: MemberId, to: MemberId, cut: bool, lost: bool, told: bool) {
+        let Some(process) = self.members.get_mut(&from).and_then(|member| member.process.as_mut()) else {
+            return;
+        };
+        let boot = process.boot;
+        if cut || lost {
+            if process.connected.remove(&to) || told {
+                // A transport may be wrong about the end of a process.
+                let input = match self.network.rng.chance(1, 8) {
+                    true => Input::PeerLost { peer: to },
+                    false => Input::PeerUnreachable { peer: to },
+                };
+                self.feed_later(from, boot, input);
             }
-            self.schedule(delay, Event::Deliver { from, to, message: message.clone() });
+        } else if process.connected.insert(to) {
+            self.feed_later(from, boot, Input::PeerConnected { peer: to });
+        }
+    }
+
+    fn carry(&mut self, from: MemberId, to: MemberId, message: Bytes, bandwidth: Option<u64>) {
+        let copies = 1 + u64::from(self.chaotic && self.network.rng.chance(self.options.duplicate, 1000));
+        let usual = self.options.network.max;
+        // Each link has a latency of its own, besides that of each message.
+        let own = if self.options.far_links && (from ^ to).count_ones() % 3 == 0 { 3 * usual } else { 0 };
+        for copy in 0..copies {
+            let drawn = self.options.network.draw(&mut self.network.rng);
+            self.coverage.add(Point::MessageSlow, u64::from(drawn > usual));
+            let mut at = self.now + own + drawn;
+            if copy > 0 {
+                self.coverage.hit(Point::MessageDuplicated);
+                if self.network.rng.chance(1, 3) {
+                    at += self.network.rng.below(5 * SECOND);
+                }
+            }
+            if let Some(bandwidth) = bandwidth {
+                let busy = self.network.busy.entry((from, to)).or_default();
+                *busy = (*busy).max(self.now) + message.len() as u64 * SECOND / bandwidth.max(1);
+                at = at.max(*busy);
+                self.coverage.hit(Point::MessageThrottled);
+            }
+            let latest = self.network.latest.entry((from, to)).or_default();
+            if at < *latest {
+                self.coverage.hit(Point::MessageReordered);
+            }
+            *latest = (*latest).max(at);
+            let epoch = self.network.epoch(from, to);
+            let event = Event::Deliver { from, to, epoch, message: message.clone() };
+            self.schedule(at - self.now, event);
+        }
+    }
+
+    /// A message has arrived.
+    pub(crate) fn deliver(&mut self, from: MemberId, to: MemberId, epoch: u64, message: Bytes) {
+        let boot = self.members.get(&to).and_then(|member| member.process.as_ref()).map(|p| p.boot);
+        if epoch < self.network.epoch(from, to) {
+            return self.coverage.hit(Point::MessageCut);
+        }
+        if let Some(boot) = boot {
+            self.feed(to, boot, Input::Peer { from, message });
+        }
+    }
+
+    /// A fault of the network ends; what a clogged link held arrives in a burst.
+    pub(crate) fn heal(&mut self, fault: u64) {
+        for ((from, to), message) in self.network.heal(fault) {
+            let epoch = self.network.epoch(from, to);
+            let delay = self.network.rng.below(MS);
+            self.schedule(delay, Event::Deliver { from, to, epoch, message });
+        }
+    }
+
+    /// Every fault of the network ends.
+    pub(crate) fn heal_all(&mut self) {
+        let faults: BTreeSet<u64> = self.network.troubles.iter().map(|(_, fault, _)| *fault).collect();
+        for fault in faults.into_iter().chain(self.network.held.keys().copied().collect::<Vec<_>>()) {
+            self.heal(fault);
+        }
+        self.network.busy.clear();
+    }
+
+    /// The connections of two members break: what was on its way is lost, and both notice.
+    pub(crate) fn reset(&mut self, one: MemberId, other: MemberId) {
+        for (from, to) in [(one, other), (other, one)] {
+            *self.network.epochs.entry((from, to)).or_default() += 1;
+            let Some(process) = self.members.get_mut(&from).and_then(|member| member.process.as_mut()) else {
+                continue;
+            };
+            let boot = process.boot;
+            if process.connected.remove(&to) {
+                self.feed_later(from, boot, Input::PeerUnreachable { peer: to });
+            }
         }
     }
 }

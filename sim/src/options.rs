@@ -7,6 +7,9 @@ use cairn_core::node::Config;
 use cairn_core::planted::Bug;
 use cairn_core::rng::Rng;
 
+use crate::disk::Engine;
+use crate::fault::Weights;
+
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
 /// Nanoseconds in a second.
@@ -31,23 +34,6 @@ impl Latency {
         let max = if self.slow > 0 && rng.chance(self.slow, 1000) { self.slow_max } else { self.max };
         self.min + rng.below(max.saturating_sub(self.min) + 1)
     }
-}
-
-/// How likely each fault is, relative to the others; 0 for never.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs)]
-pub struct FaultWeights {
-    pub crash: u64,
-    pub crash_inside: u64,
-    pub crash_all: u64,
-    pub pause: u64,
-    pub partition: u64,
-    pub one_way: u64,
-    pub isolate_leader: u64,
-    pub isolate_one: u64,
-    pub clock_step: u64,
-    pub move_leader: u64,
-    pub slow_disk: u64,
 }
 
 /// How likely each operation of a client is, relative to the others.
@@ -90,9 +76,16 @@ pub struct Options {
     pub process: Latency,
     pub feedback: Latency,
     pub fault_interval: u64,
-    pub faults: FaultWeights,
+    pub faults: Weights,
     pub mix: Mix,
     pub drift: u64,
+    pub engine: Engine,
+    /// The loss of power may garble a sector that is being written.
+    pub garble: bool,
+    /// Old images of disks are kept, to be put back.
+    pub rollback: bool,
+    /// Some links are longer than others.
+    pub far_links: bool,
     pub membership: bool,
     pub segment_bytes: u64,
     pub compact_rows: usize,
@@ -126,18 +119,15 @@ impl Options {
         let members = pick(rng, &[1, 1, 3, 3, 3, 3, 3, 5]);
         let latency = pick(rng, &[1, 2, 5, 20]) * MS;
         let calm = rng.chance(1, 12);
-        let faults = FaultWeights {
-            crash: 2 + sometimes(rng, 8),
-            crash_inside: sometimes(rng, 8),
-            crash_all: sometimes(rng, 2),
-            pause: sometimes(rng, 6),
-            partition: sometimes(rng, 6),
-            one_way: sometimes(rng, 6),
-            isolate_leader: sometimes(rng, 6),
-            isolate_one: sometimes(rng, 8),
-            clock_step: if rng.chance(1, 4) { 2 } else { 0 },
-            move_leader: sometimes(rng, 4),
-            slow_disk: sometimes(rng, 4),
+        // Damage and changes of the membership exclude each other: together they could take the last
+        // good copy of something.
+        let damage = !calm && rng.chance(1, 2);
+        let clocks = rng.chance(1, 4);
+        let faults = Weights::draw(rng, members, damage && members != 2, clocks);
+        let engine = match rng.below(4) {
+            0 | 1 => Engine::Memory,
+            2 => Engine::Redb { cache_bytes: 0 },
+            _ => Engine::Redb { cache_bytes: 1 << 20 },
         };
         let mix = Mix {
             put: 20 + rng.below(40),
@@ -161,7 +151,7 @@ impl Options {
             clients: 1 + rng.below(8) as usize,
             watchers: rng.below(6) as usize,
             keys: pick(rng, &[1, 3, 10, 40]),
-            value_bytes: pick(rng, &[4, 20, 300]),
+            value_bytes: pick(rng, &[4, 20, 300, 3000]),
             think: Latency {
                 min: MS / 10,
                 max: pick(rng, &[5, 30, 150]) * MS,
@@ -185,7 +175,11 @@ impl Options {
             faults,
             mix,
             drift: if rng.chance(1, 2) { 100_000 } else { 0 },
-            membership: members > 1 && rng.chance(1, 3),
+            engine,
+            garble: rng.chance(1, 2),
+            rollback: damage,
+            far_links: rng.chance(1, 4),
+            membership: members > 1 && !damage && rng.chance(2, 3),
             segment_bytes: pick(rng, &[8 << 10, 64 << 10, 16 << 20]),
             compact_rows: pick(rng, &[2, 10, 100]),
             power_loss: rng.below(101),
@@ -223,7 +217,10 @@ impl Options {
             process: quick(MS / 5),
             feedback: quick(MS / 5),
             fault_interval: u64::MAX / 4,
-            faults: FaultWeights::default(),
+            faults: Weights::none(),
+            engine: Engine::Redb { cache_bytes: 1 << 20 },
+            far_links: false,
+            rollback: false,
             mix: Mix {
                 put: 40,
                 txn: 10,

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::cluster::run;
+use crate::coverage::Coverage;
 use crate::options::Options;
 
+/// Seeds after which everything must have been reached at least once.
+const COVERING: usize = 1000;
 /// Seeds that one child process runs.
 const BATCH: u64 = 50;
 
@@ -32,6 +35,7 @@ struct Outcome {
     hash: String,
     simulated: f64,
     failure: Option<String>,
+    coverage: Coverage,
 }
 
 /// Runs seeds one after another and prints what [`Swarm`] reads.
@@ -42,6 +46,7 @@ pub fn batch(start: u64, seeds: u64, seconds: u64) {
         if let Some(what) = &report.violation {
             println!("failure {}", what.replace('\n', " | "));
         }
+        println!("coverage {}", report.coverage.encode());
         println!("end {:016x} {:.1}", report.hash, report.simulated as f64 / 1e9);
     }
 }
@@ -52,8 +57,17 @@ impl Swarm {
         let outcomes = self.outcomes(true);
         let failures = outcomes.values().filter(|outcome| outcome.failure.is_some()).count();
         let hours = outcomes.values().map(|outcome| outcome.simulated).sum::<f64>() / 3600.0;
+        let mut coverage = Coverage::default();
+        outcomes.values().for_each(|outcome| coverage.merge(&outcome.coverage));
+        println!("{}", coverage.table());
+        let holes = coverage.holes();
+        let enough = outcomes.len() >= COVERING;
+        if !holes.is_empty() {
+            let verdict = if enough { "FAILED: never reached" } else { "not reached by so few seeds" };
+            println!("{verdict}: {}", holes.join(", "));
+        }
         println!("{} seeds, {failures} failures, {hours:.1} simulated hours", outcomes.len());
-        ExitCode::from(u8::from(failures > 0))
+        ExitCode::from(u8::from(failures > 0 || enough && !holes.is_empty()))
     }
 
     /// Runs every seed in two processes and compares what they did; `more` are run besides.
@@ -138,6 +152,11 @@ impl Swarm {
                 "failure" => {
                     if let Some(outcome) = &mut open {
                         outcome.failure = Some(rest.to_owned());
+                    }
+                }
+                "coverage" => {
+                    if let Some(outcome) = &mut open {
+                        outcome.coverage = Coverage::decode(rest);
                     }
                 }
                 "end" => {

@@ -5,7 +5,9 @@
 //! the format; then come groups of one block of checksums and the 1024 blocks that they are for. The
 //! engine sees the groups' blocks alone, as one file. The sums are in memory too (a megabyte for each
 //! gigabyte) and reach the file with the sync that the blocks wait for, before anything refers to them.
-//! The engine's head is rewritten in place, so its checksum lies in the same sector.
+//! The engine's head is rewritten in place, so its checksum lies in the same sector. The first block
+//! also tells how many blocks the file has had for sure, because the engine would take what is left of
+//! a file that was cut off for a smaller one.
 //!
 //! **Invariant:** a read returns what was written there last, or an error that names the offset.
 
@@ -24,6 +26,9 @@ const GROUP: u64 = BLOCK / 4;
 const MAGIC: [u8; 8] = *b"CAIRN-DB";
 /// The layout of this file and of the rows in it; another number is another program's file.
 const FORMAT: u32 = 1;
+/// Where the number of blocks stands in the first sector of the file, and its checksum.
+const RECORD: usize = 16;
+const RECORD_LEN: usize = 12;
 /// The part of the engine's first block that it uses, a sector with its checksum.
 const HEAD: usize = 512;
 const HEAD_DATA: usize = HEAD - 4;
@@ -39,6 +44,8 @@ struct Sums {
     blocks: Vec<u32>,
     /// Groups whose sums are not in the file yet.
     dirty: BTreeSet<u64>,
+    /// The number of blocks that the file says it has at least.
+    recorded: u64,
 }
 
 /// The storage as redb sees it. Without fsync it leaves syncs out: the kernel still gets every write,
@@ -91,14 +98,35 @@ fn check(block: u64, data: &[u8], expected: u32) -> io::Result<()> {
     )))
 }
 
-fn format_block() -> [u8; BLOCK as usize] {
-    let mut block = [0; BLOCK as usize];
-    block[..8].copy_from_slice(&MAGIC);
-    block[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-    block
+/// The first sector of a file that has so many blocks for sure.
+fn format_sector(blocks: u64) -> [u8; HEAD] {
+    let mut sector = [0; HEAD];
+    sector[..8].copy_from_slice(&MAGIC);
+    sector[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    let record = &mut sector[RECORD..RECORD + RECORD_LEN];
+    record[..8].copy_from_slice(&blocks.to_le_bytes());
+    let sum = sum(blocks, &MAGIC);
+    record[8..].copy_from_slice(&sum.to_le_bytes());
+    sector
 }
 
-fn check_format<S: StorageBackend>(inner: &S) -> io::Result<()> {
+/// The number of blocks that the first block tells; 0 where it was written before it told one.
+fn recorded_blocks(block: &[u8]) -> io::Result<u64> {
+    let record = &block[RECORD..RECORD + RECORD_LEN];
+    if record.iter().all(|byte| *byte == 0) {
+        return Ok(0);
+    }
+    let mut number = [0; 8];
+    number.copy_from_slice(&record[..8]);
+    let blocks = u64::from_le_bytes(number);
+    if record[8..] != sum(blocks, &MAGIC).to_le_bytes() {
+        return Err(invalid(format!("the file's length at offset {RECORD} of it is damaged")));
+    }
+    Ok(blocks)
+}
+
+/// Checks the first block; returns the number of blocks that it tells.
+fn check_format<S: StorageBackend>(inner: &S) -> io::Result<u64> {
     let mut block = [0; BLOCK as usize];
     inner.read(0, &mut block)?;
     if block[..8] != MAGIC {
@@ -116,7 +144,7 @@ fn check_format<S: StorageBackend>(inner: &S) -> io::Result<()> {
             "the file says at offset 8 that its format is {format}, and this program reads format {FORMAT} only"
         )));
     }
-    Ok(())
+    recorded_blocks(&block)
 }
 
 impl<S: StorageBackend> Checked<S> {
@@ -125,17 +153,21 @@ impl<S: StorageBackend> Checked<S> {
     pub(super) fn new(inner: S, len: Arc<AtomicU64>, fsync: bool) -> io::Result<Self> {
         let whole = inner.len()?;
         len.store(whole, Ordering::Relaxed);
-        let mut sums = Sums { head: [0; HEAD], blocks: Vec::new(), dirty: BTreeSet::new() };
+        let mut sums = Sums { head: [0; HEAD], blocks: Vec::new(), dirty: BTreeSet::new(), recorded: 0 };
         // A file may be left with the format alone by a crash when it was made.
         if whole > 0 {
             if whole < BLOCK {
                 return Err(invalid(format!("the file is truncated: it has {whole} bytes")));
             }
-            check_format(&inner)?;
+            sums.recorded = check_format(&inner)?;
             let after = whole / BLOCK - 1;
             let blocks = after - after.div_ceil(GROUP + 1);
             if file_len(blocks) != whole {
                 return Err(invalid(format!("the file is truncated: it has {whole} bytes, no whole blocks")));
+            }
+            if blocks < sums.recorded {
+                let had = file_len(sums.recorded);
+                return Err(invalid(format!("the file is truncated: it has {whole} bytes and had {had}")));
             }
             sums.blocks.reserve(blocks as usize);
             let mut bytes = [0; BLOCK as usize];
@@ -236,6 +268,18 @@ impl<S: StorageBackend> Checked<S> {
         Ok(())
     }
 
+    /// Tells the file's length in its first block, once that length is durable. A later sync makes
+    /// what is told durable in turn; until then a shorter one stands there.
+    fn record_len(&self) -> io::Result<()> {
+        let mut sums = self.write_sums();
+        let blocks = sums.blocks.len() as u64;
+        if blocks > sums.recorded {
+            self.inner.write(0, &format_sector(blocks))?;
+            sums.recorded = blocks;
+        }
+        Ok(())
+    }
+
     fn read_checked(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if offset < BLOCK {
             return self.read_head(offset, out);
@@ -279,7 +323,15 @@ impl<S: StorageBackend> Checked<S> {
         }
         if sums.blocks.is_empty() {
             self.inner.set_len(BLOCK)?;
-            self.inner.write(0, &format_block())?;
+            self.inner.write(0, &format_sector(0))?;
+        }
+        if blocks < sums.recorded {
+            // A crash must not leave a file that is shorter than it says.
+            self.inner.write(0, &format_sector(blocks))?;
+            if self.fsync {
+                self.inner.sync_data()?;
+            }
+            sums.recorded = blocks;
         }
         self.inner.set_len(file_len(blocks))?;
         sums.blocks.resize(blocks as usize, 0);
@@ -305,7 +357,8 @@ impl<S: StorageBackend> StorageBackend for Checked<S> {
 
     fn sync_data(&self) -> io::Result<()> {
         let synced = self.write_dirty();
-        self.note(if self.fsync { synced.and_then(|()| self.inner.sync_data()) } else { synced })
+        let synced = if self.fsync { synced.and_then(|()| self.inner.sync_data()) } else { synced };
+        self.note(synced.and_then(|()| self.record_len()))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -1,0 +1,127 @@
+//! Which damage may be done, so that it is known what must follow from it.
+//!
+//! Where recovery is demanded, a good copy of everything that was committed is left: at most one member
+//! is damaged, the others are healthy voters, and nothing is done to the membership meanwhile. The
+//! damaged member must repair itself or refuse to start and say what is wrong, and the operator
+//! replaces it. A cluster of one has no other copy: there it must refuse, and is unavailable.
+//!
+//! One thing no member can tell by itself: that the last batch of its log, which nothing follows yet,
+//! was durable before it was damaged. Such damage is left out, after a trial on a copy of the disk.
+
+use cairn_core::types::MemberId;
+use cairn_core::wal::Wal;
+
+use crate::cluster::Cluster;
+use crate::disk::{Engine, Folder, SimDisk, Store, WalDir};
+use crate::driver::Damage;
+use crate::fault::Fault;
+use crate::options::SECOND;
+
+/// How often damage is drawn anew when it would be the kind that nobody can tell.
+const TRIALS: usize = 4;
+/// How long all members must have been healthy voters.
+const QUIET: u64 = 3 * SECOND;
+
+impl Cluster {
+    /// Whether damage to a member leaves a good copy of everything, or it is known that none is left.
+    pub(crate) fn may_damage(&self, id: MemberId) -> bool {
+        if self.options.members == 1 {
+            return true;
+        }
+        let members: Vec<_> = self.members.values().filter(|member| !member.removed).collect();
+        let healthy = members.iter().all(|member| member.damaged.is_none() && member.broken.is_none());
+        let statuses = self.statuses();
+        let settled = statuses.values().all(|status| {
+            status.members.len() == members.len() && status.members.iter().all(|member| !member.is_learner)
+        });
+        let known = statuses.values().any(|status| status.members.iter().any(|member| member.id == id));
+        healthy && settled && known && members.len() >= 3 && self.now >= self.mended + QUIET
+    }
+
+    /// Damages what a member has on its disk. False when there was nothing to damage.
+    pub(crate) fn damage(&mut self, fault: Fault, id: MemberId) -> bool {
+        if !self.may_damage(id) {
+            return false;
+        }
+        let redb = self.options.engine != Engine::Memory;
+        let folder = if redb && self.nemesis.chance(1, 2) { Folder::Snap } else { Folder::Wal };
+        let at_rest = !matches!(
+            fault,
+            Fault::ReadFails | Fault::BitRot | Fault::WriteLost | Fault::WriteMisdirected | Fault::SyncFails
+        );
+        if at_rest {
+            self.crash(id);
+        }
+        let done = match fault {
+            Fault::Wipe => Some("wiped".to_owned()),
+            Fault::Rollback => {
+                let older = self.members.get(&id).and_then(|member| member.older.as_ref());
+                older.filter(|_| redb).map(|(at, _)| format!("rolled back to {:.3} s", *at as f64 / 1e9))
+            }
+            _ => (0..TRIALS).find_map(|_| self.trial(fault, folder, id)),
+        };
+        let Some(what) = done else { return false };
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return false };
+        let what = match fault {
+            Fault::Wipe => {
+                member.disk.wipe();
+                member.memory = Default::default();
+                what
+            }
+            Fault::Rollback => {
+                if !member.older.as_ref().is_some_and(|(_, older)| member.disk.roll_back(older)) {
+                    return false;
+                }
+                what
+            }
+            _ => match member.disk.damage(fault, folder) {
+                Some(what) => what,
+                None => return false,
+            },
+        };
+        self.trace.line(now, || format!("{id:16x} DAMAGE {what}"));
+        member.damaged = Some(Damage { at: now, folder, what });
+        true
+    }
+
+    /// Does the damage to a copy of the disk, which will draw the same; `None` when a restart could
+    /// not tell it from a write that was never acknowledged.
+    fn trial(&mut self, fault: Fault, folder: Folder, id: MemberId) -> Option<String> {
+        let options = self.wal_options();
+        let member = self.members.get(&id)?;
+        let copy = member.disk.duplicate();
+        copy.end();
+        let what = copy.damage(fault, folder);
+        if what.is_some()
+            && (folder == Folder::Snap || tells(&copy, options, &mut member.durable.clone(), id))
+        {
+            return what;
+        }
+        member.disk.draw();
+        None
+    }
+
+    /// Whether a damaged member would now start as if nothing had been.
+    pub(crate) fn is_sound(&self, id: MemberId) -> bool {
+        let Some(member) = self.members.get(&id) else { return true };
+        let copy = member.disk.duplicate();
+        let generation = copy.begin();
+        let log = Wal::open(WalDir::new(copy.clone(), generation), self.wal_options()).is_ok();
+        let in_log = member.damaged.as_ref().is_none_or(|damage| damage.folder == Folder::Wal);
+        log && in_log && Store::open(self.options.engine, &copy, generation, &member.memory).is_ok()
+    }
+}
+
+fn tells(
+    copy: &SimDisk,
+    options: cairn_core::wal::WalOptions,
+    durable: &mut crate::checker::durability::Durable,
+    id: MemberId,
+) -> bool {
+    let generation = copy.begin();
+    match Wal::open(WalDir::new(copy.clone(), generation), options) {
+        Ok((_, found)) => durable.recovered(id, &found).is_ok(),
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,286 @@
+//! The life of a member's process: created, started on what its disk holds, stopped by itself or by a
+//! crash, started again.
+//!
+//! **Invariant:** a process stops by itself only for an error that its disk gave it, and names what
+//! failed; what it finds at its start is what it had promised.
+
+use cairn_core::backend::Batch;
+use cairn_core::backend::mem::MemBackend;
+use cairn_core::mvcc::{Store as Mvcc, StoreOptions};
+use cairn_core::node::{Input, Node, Recovered};
+use cairn_core::rng::Rng;
+use cairn_core::types::MemberId;
+use cairn_core::wal::{Append, HardState, LogStart, Metadata, TailReport, Wal, WalOptions};
+
+use crate::checker::durability::Durable;
+use crate::cluster::Cluster;
+use crate::coverage::Point;
+use crate::disk::{LogJob, SimDisk, Store, WalDir, crash_log, crash_store};
+use crate::driver::{Clock, Member, Process};
+use crate::invariants::LogMirror;
+use crate::options::{MS, SECOND};
+use crate::queue::Event;
+
+/// How an error names what it is about.
+const NAMES: [&str; 5] = ["write-ahead log: ", "the state database", "snap/db", "the backend", "the log "];
+
+impl Cluster {
+    pub(crate) fn wal_options(&self) -> WalOptions {
+        WalOptions { segment_bytes: self.options.segment_bytes, fsync: true }
+    }
+
+    /// A member's first start.
+    pub(crate) fn create(
+        &mut self,
+        id: MemberId,
+        name: String,
+        batch: &Batch,
+        start: LogStart,
+        hard_state: HardState,
+    ) {
+        let disk = SimDisk::new(Rng::derive(self.options.seed, &[0xd15c, id]));
+        disk.garble(self.options.garble);
+        let power = disk.clone();
+        let machine = self.runtime.create_machine(&name, Box::new(move || power.power_off()));
+        let metadata = Metadata { cluster_id: self.membership.id(), member_id: id };
+        let first = Append { log_start: Some(start), entries: Vec::new(), hard_state: Some(hard_state) };
+        let generation = disk.begin();
+        let memory = MemBackend::new();
+        if let Err(fatal) = Store::create(self.options.engine, &disk, generation, &memory, batch) {
+            return self.fail(format!("{id:x}: {fatal}"));
+        }
+        let wal = Wal::create(WalDir::new(disk.clone(), generation), metadata, &first, self.wal_options());
+        if let Err(error) = wal {
+            return self.fail(format!("{id:x}: {error}"));
+        }
+        let mut durable = Durable::default();
+        durable.appended(&first);
+        let member = Member {
+            id,
+            name,
+            machine,
+            disk,
+            memory,
+            durable,
+            process: None,
+            paused: false,
+            removed: false,
+            damaged: None,
+            broken: None,
+            older: None,
+        };
+        self.members.insert(id, member);
+        self.start(id);
+    }
+
+    /// Starts a member's process on what its disk holds.
+    pub(crate) fn start(&mut self, id: MemberId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.process.is_some() || member.removed || member.broken.is_some() {
+            return;
+        }
+        self.boots += 1;
+        if let Err(what) = self.try_start(id) {
+            self.refused(id, &what);
+        }
+    }
+
+    /// # Errors
+    /// What the process says before it gives up.
+    fn try_start(&mut self, id: MemberId) -> Result<(), String> {
+        let (wal_options, engine, boot, now) =
+            (self.wal_options(), self.options.engine, self.boots, self.now);
+        let keep = self.options.rollback && self.nemesis.chance(1, 4);
+        let rate = 1_000_000 - self.options.drift + self.nemesis.below(2 * self.options.drift + 1);
+        let clock = Clock::new(now, self.nemesis.below(1000 * SECOND), rate);
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        if keep {
+            member.older = Some((self.now, member.disk.duplicate()));
+        }
+        let generation = member.disk.begin();
+        let directory = WalDir::new(member.disk.clone(), generation);
+        let (wal, found) = Wal::open(directory, wal_options).map_err(|error| error.to_string())?;
+        if let Err(what) = member.durable.recovered(id, &found) {
+            self.fail(what);
+            return Ok(());
+        }
+        let store = Store::open(engine, &member.disk, generation, &member.memory).map_err(|fatal| fatal.0)?;
+        let config = self.options.config(id, self.membership.id(), boot, &member.name);
+        let mut log = LogMirror::new(found.log_start.index, found.entries.clone());
+        let torn = matches!(found.tail, TailReport::Torn { .. });
+        self.coverage.add(Point::TornTailCut, u64::from(torn));
+        self.coverage.add(Point::Replayed, u64::from(!found.entries.is_empty()));
+        self.coverage.add(Point::ClockDrifts, u64::from(rate != 1_000_000));
+        let recovered =
+            Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
+        self.trace.line(now, || {
+            let (start, state) = (recovered.log_start, recovered.hard_state);
+            format!("{id:16x} starts (boot {boot}): log after {start:?} to {}, {state:?}", log.last())
+        });
+        let flushed = Mvcc::open(store.backend(), StoreOptions::default()).map_err(|fatal| fatal.0)?;
+        let node =
+            Node::start(config, recovered, store.backend(), clock.local(now)).map_err(|fatal| fatal.0)?;
+        let status = node.status();
+        if status.first - 1 > log.start() {
+            // A snapshot had been installed, and the log not been told.
+            log = LogMirror::new(status.first - 1, Vec::new());
+        }
+        member.paused = false;
+        member.process = Some(Process {
+            boot,
+            node,
+            wal,
+            store,
+            clock,
+            started: now,
+            inbox: Default::default(),
+            scheduled: true,
+            wake_at: 0,
+            log_jobs: Default::default(),
+            storage_jobs: Default::default(),
+            reopen: false,
+            incoming: None,
+            connected: Default::default(),
+            next_request: 0,
+            outstanding: Default::default(),
+            streams: Default::default(),
+            outputs_left: None,
+            log,
+            committed: 0,
+            observed: None,
+            installing: false,
+            sending: 0,
+            reading: 0,
+            recently: Default::default(),
+        });
+        self.schedule(1, Event::Process { member: id, boot });
+        if let Err(what) = self.observe_start(id, &flushed.view(), status.applied)? {
+            self.fail(what);
+        }
+        Ok(())
+    }
+
+    /// A process stops by itself and says why.
+    pub(crate) fn stopped(&mut self, id: MemberId, what: &str) {
+        let Some(member) = self.members.get(&id) else { return };
+        if !member.disk.is_dead() {
+            self.judge(id, what);
+        }
+        self.crash(id);
+    }
+
+    /// A process does not start and says why.
+    fn refused(&mut self, id: MemberId, what: &str) {
+        self.judge(id, what);
+        let Some(member) = self.members.get(&id) else { return };
+        member.disk.end();
+        if member.broken.is_none() {
+            self.schedule(SECOND, Event::Restart { member: id });
+        }
+    }
+
+    /// Whether a process may stop for this: its disk gave it that error, or its data is damaged.
+    fn judge(&mut self, id: MemberId, what: &str) {
+        let now = self.now;
+        self.trace.line(now, || format!("{id:16x} STOPS {what}"));
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let errors = member.disk.errors();
+        // What is said counts: an input/output error while the disk happens to be full is none of space.
+        let full = what.contains("no space left");
+        let caused = if full { errors.full } else { errors.io || member.damaged.is_some() };
+        if !caused {
+            return self.fail(format!("{id:x} stops without a cause: {what}"));
+        }
+        if !NAMES.iter().any(|name| what.contains(name)) {
+            return self.fail(format!("{id:x} does not name what failed: {what}"));
+        }
+        if !full && !errors.io || what.contains("cannot be read") && member.damaged.is_some() {
+            self.coverage.hit(Point::DamageFound);
+            member.broken = Some(what.to_owned());
+        }
+    }
+
+    /// A process dies, with or without its machine.
+    pub(crate) fn crash(&mut self, id: MemberId) {
+        let power = self.nemesis.below(100) < self.options.power_loss;
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(mut process) = member.process.take() else { return };
+        self.stats.crashes += 1;
+        let now = self.now;
+        self.trace.line(now, || format!("{id:16x} crashes{}", if power { " and loses power" } else { "" }));
+        let jobs: Vec<LogJob> = process.log_jobs.drain(..).collect();
+        let disk = &member.disk;
+        if !disk.is_dead() {
+            crash_log(disk, &mut process.wal, jobs.into_iter(), &mut self.nemesis);
+            disk.end_after(None);
+            let (job, incoming) = (process.storage_jobs.pop_front(), process.incoming.take());
+            crash_store(disk, &mut process.store, job, incoming, &mut self.nemesis);
+        }
+        disk.end();
+        if power {
+            self.coverage.hit(Point::PowerLost);
+            self.runtime.power_off(&member.machine);
+        }
+        member.paused = false;
+        let (outstanding, streams) =
+            (std::mem::take(&mut process.outstanding), std::mem::take(&mut process.streams));
+        drop(process);
+        self.connections_break(id);
+        for op in outstanding.into_values() {
+            if let Some(client) = op.client {
+                self.coverage.hit(Point::OutcomeUnknown);
+                self.schedule(MS, Event::ClientTimeout { client, number: op.number });
+            }
+        }
+        for watcher in streams.into_values() {
+            self.schedule(50 * MS, Event::WatchOpen { watcher });
+        }
+        let down = if self.nemesis.chance(1, 8) { 10 * SECOND } else { 2 * SECOND };
+        let delay = MS + self.nemesis.below(down);
+        if self.members.get(&id).is_some_and(|member| !member.removed) {
+            self.schedule(delay, Event::Restart { member: id });
+        }
+    }
+
+    /// The kernel closes what a process that ended had open; hosts that a link is cut to do not hear.
+    fn connections_break(&mut self, id: MemberId) {
+        let told: Vec<(MemberId, u64)> = self
+            .members
+            .values()
+            .filter(|other| self.network.open(id, other.id) && self.network.open(other.id, id))
+            .filter_map(|other| Some((other.id, other.process.as_ref()?.boot)))
+            .collect();
+        for (other, boot) in told {
+            let delay = self.options.network.draw(&mut self.network.rng);
+            self.schedule(delay, Event::Feed { member: other, boot, input: Input::PeerLost { peer: id } });
+        }
+    }
+
+    /// A removed member's process ends.
+    pub(crate) fn stop(&mut self, id: MemberId, boot: u64) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.removed = true;
+        if member.process.as_ref().is_some_and(|process| process.boot == boot) {
+            self.crash(id);
+        }
+    }
+
+    /// A paused process goes on.
+    pub(crate) fn resume(&mut self, id: MemberId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if !std::mem::take(&mut member.paused) {
+            return;
+        }
+        if let Some(process) = &mut member.process {
+            let boot = process.boot;
+            process.scheduled = true;
+            self.schedule(1, Event::Process { member: id, boot });
+        }
+    }
+
+    /// The disk was full when a flush was due: the node hears of it, and the flush is tried again.
+    pub(crate) fn wait_for_space(&mut self, id: MemberId, boot: u64) {
+        self.schedule(SECOND, Event::StorageDone { member: id, boot });
+        self.feed_later(id, boot, Input::StorageFull);
+    }
+}

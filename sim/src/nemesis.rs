@@ -96,6 +96,9 @@ impl Cluster {
 
     /// A fault begins, of a kind that the seed likes; `one` is its target where it has one.
     pub(crate) fn strike(&mut self, one: MemberId) {
+        if !self.chaotic {
+            return;
+        }
         let Some(kind) = self.options.faults.choose(&mut self.nemesis) else { return };
         if kind.damages() && !self.may_damage(one) {
             return;

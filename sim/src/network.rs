@@ -145,7 +145,8 @@ impl Cluster {
         let copies = 1 + u64::from(self.chaotic && self.network.rng.chance(self.options.duplicate, 1000));
         let usual = self.options.network.max;
         // Each link has a latency of its own, besides that of each message.
-        let own = if self.options.far_links && (from ^ to).count_ones() % 3 == 0 { 3 * usual } else { 0 };
+        let own =
+            if self.options.far_links && (from ^ to).count_ones().is_multiple_of(3) { 3 * usual } else { 0 };
         for copy in 0..copies {
             let drawn = self.options.network.draw(&mut self.network.rng);
             self.coverage.add(Point::MessageSlow, u64::from(drawn > usual));

@@ -294,7 +294,12 @@ impl Serve {
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let options = &self.options;
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(options.header_timeout);
+        // Some tools look for Go's spelling of headers.
+        builder
+            .http1()
+            .title_case_headers(true)
+            .timer(TokioTimer::new())
+            .header_read_timeout(options.header_timeout);
         builder
             .http2()
             .timer(TokioTimer::new())

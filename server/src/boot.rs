@@ -172,15 +172,17 @@ async fn describe_cluster(cluster: &Cluster, urls: &[String]) -> Result<(u64, Cl
                 Err(error) => silent = error.to_string(),
                 Ok((id, members)) => match cluster.join(id, &members, same_urls) {
                     Ok(joined) => return Ok((id, joined)),
-                    Err(error) => refused = Some((id, error)),
+                    Err(error) => {
+                        let listed: Vec<String> = members.iter().map(describe).collect();
+                        refused = Some((id, listed, error));
+                    }
                 },
             }
         }
-        let Some((id, error)) = refused else {
+        let Some((id, listed, error)) = refused else {
             return Err(format!("cannot fetch cluster info from peer urls: {silent}"));
         };
         if Instant::now() >= deadline {
-            let listed: Vec<String> = cluster.members().map(describe).collect();
             return Err(format!(
                 "error validating peerURLs {{ClusterID:{id:x} Members:[{}] RemovedMemberIDs:[]}}: {error}",
                 listed.join(" ")

@@ -59,6 +59,9 @@ impl DataDir {
     /// # Errors
     /// A directory cannot be made, or another process has the lock; the text names it.
     pub fn open(&self) -> Result<Locked, String> {
+        if self.root.join("member").exists() && self.root.join("proxy").exists() {
+            return Err("invalid datadir. Both member and proxy directories exist.".to_owned());
+        }
         for dir in [self.root.clone(), self.root.join("member"), self.snap(), self.wal.clone()] {
             create_dir(&dir)
                 .map_err(|error| format!("cannot create directory {}: {error}", dir.display()))?;

@@ -5,6 +5,7 @@ mod boot;
 pub mod config;
 mod corruption;
 pub mod data_dir;
+mod debug_vars;
 mod driver;
 mod events;
 pub mod log;

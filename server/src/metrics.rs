@@ -154,8 +154,8 @@ impl Metrics {
     }
 
     /// A turn of the node's thread has applied what lies between the two counts.
-    pub fn applied(&self, before: &AppliedOps, now: &AppliedOps, took: Duration) {
-        self.applies.turn(before, now, took);
+    pub fn applied(&self, before: &AppliedOps, now: &AppliedOps, took: Duration, slow: bool) {
+        self.applies.turn(before, now, took, slow);
     }
 
     /// A leader's heartbeats are due for long.

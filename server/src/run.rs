@@ -22,6 +22,7 @@ use crate::boot;
 use crate::config::{AutoCompaction, Config, Url};
 use crate::corruption::Checks;
 use crate::data_dir::DataDir;
+use crate::debug_vars;
 use crate::driver::{
     self, Driver, Event, Inbox, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage, Workers, hex,
 };
@@ -134,7 +135,11 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         storage: storage_tx,
         reads: ReadPool::start_threads(2, &inbox, &metrics).map_err(spawned)?,
         peers: peers.clone(),
-        pace: Pace::new(metrics.clone(), Duration::from_millis(config.heartbeat_ms)),
+        pace: Pace::new(
+            metrics.clone(),
+            Duration::from_millis(config.heartbeat_ms),
+            config.warning_apply_duration,
+        ),
         notices: notice_tx,
         status: status_tx,
     };
@@ -162,7 +167,7 @@ async fn start(config: Config) -> Result<ExitCode, String> {
         views: Arc::new(views),
         serving: serving_rx,
     };
-    let http = http_state(&config, handle.clone(), metrics.clone());
+    let http = http_state(&config, handle.clone(), metrics.clone(), status_rx.clone());
     publish(&status_rx.borrow(), &member_tx, &removed_ids);
 
     // Peers first: nothing can be served before there is a quorum.
@@ -333,9 +338,15 @@ fn pings_min_time(config: &Config) -> Duration {
     if chosen.is_zero() { Duration::from_secs(5 * 60) } else { chosen }
 }
 
-fn http_state(config: &Config, handle: Handle, metrics: Arc<Metrics>) -> client::ClientHttp {
+fn http_state(
+    config: &Config,
+    handle: Handle,
+    metrics: Arc<Metrics>,
+    status: watch::Receiver<Status>,
+) -> client::ClientHttp {
     client::ClientHttp {
         handle,
+        vars: Arc::new(move || debug_vars::page(&status.borrow())),
         checked: {
             let metrics = metrics.clone();
             Arc::new(move |check| metrics.health_checked(check))

@@ -21,6 +21,7 @@ use super::{TEXT, error, not_found, refuse_method, respond, version};
 use crate::handle::{Handle, MemberStatus};
 
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const SERIALIZABLE_READ: &str = "serializable_read";
 const LINEARIZABLE_READ: &str = "linearizable_read";
 const DATA_CORRUPTION: &str = "data_corruption";
@@ -57,11 +58,13 @@ pub struct ClientHttp {
     pub handle: Handle,
     /// Renders `/metrics`.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Renders `/debug/vars`.
+    pub vars: Arc<dyn Fn() -> String + Send + Sync>,
     /// Hears of every health check.
     pub checked: Arc<dyn Fn(HealthCheck) + Send + Sync>,
     /// How long a health probe may take; etcd's is 5 s + 2 election timeouts.
     pub probe_timeout: Duration,
-    /// `--cors`: allowed origins; `*` allows all.
+    /// `--cors`: allowed origins; none or `*` allows all.
     pub cors: Vec<String>,
     /// `--host-whitelist`: accepted `Host` names; empty or `*` accepts all.
     pub host_whitelist: Vec<String>,
@@ -78,6 +81,7 @@ pub fn router(state: ClientHttp) -> Router {
     let state = Arc::new(state);
     health_routes()
         .route("/version", any(versions))
+        .route("/debug/vars", any(debug_vars))
         .fallback(not_found)
         .layer(from_fn_with_state(state.clone(), guard))
         .with_state(state)
@@ -133,6 +137,10 @@ fn host_name(host: &str) -> &str {
 
 async fn metrics(State(state): State<Arc<ClientHttp>>) -> Response {
     respond(StatusCode::OK, METRICS_TYPE, (state.metrics)())
+}
+
+async fn debug_vars(State(state): State<Arc<ClientHttp>>) -> Response {
+    respond(StatusCode::OK, JSON_UTF8, (state.vars)())
 }
 
 async fn versions(State(state): State<Arc<ClientHttp>>, method: Method) -> Response {
@@ -194,7 +202,7 @@ impl ClientHttp {
             let text = format!("The host name {host:?} is not accepted here: add it to --host-whitelist.");
             return Err(Box::new(error(StatusCode::MISDIRECTED_REQUEST, &text)));
         }
-        if listed(&self.cors, "*") {
+        if self.cors.is_empty() || listed(&self.cors, "*") {
             return Ok(Some(HeaderValue::from_static("*")));
         }
         let known = text(header::ORIGIN).is_some_and(|origin| listed(&self.cors, origin));

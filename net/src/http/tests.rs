@@ -34,14 +34,19 @@ fn handle(quorum: bool, status: MemberStatus) -> Handle {
 }
 
 fn routes(quorum: bool, status: MemberStatus, cors: &str, whitelist: &[&str]) -> Router {
-    super::client::router(ClientHttp {
+    super::client::router(state(quorum, status, cors, whitelist))
+}
+
+fn state(quorum: bool, status: MemberStatus, cors: &str, whitelist: &[&str]) -> ClientHttp {
+    ClientHttp {
         handle: handle(quorum, status),
         metrics: Arc::new(|| "m 1\n".to_owned()),
         checked: Arc::new(|_| ()),
+        vars: Arc::new(|| "{}".to_owned()),
         probe_timeout: Duration::from_secs(5),
         cors: vec![cors.to_owned()],
         host_whitelist: whitelist.iter().map(|&name| name.to_owned()).collect(),
-    })
+    }
 }
 
 async fn ask(router: &Router, method: &str, path: &str, host: &str) -> (u16, http::HeaderMap, String) {
@@ -119,6 +124,9 @@ async fn only_listed_hosts_and_origins_pass() {
     }
     let (_, headers, _) = ask(&router, "GET", "/health", "good.com").await;
     assert_eq!(headers["access-control-allow-origin"], "http://ok.com");
+    let open = super::client::router(ClientHttp { cors: Vec::new(), ..state(true, led(), "", &[]) });
+    let (_, headers, body) = ask(&open, "GET", "/debug/vars", "x").await;
+    assert_eq!((headers["access-control-allow-origin"].as_bytes(), body.as_str()), (&b"*"[..], "{}"));
     let strict = routes(true, led(), "http://other.com", &[]);
     let (_, headers, _) = ask(&strict, "GET", "/health", "x").await;
     assert!(!headers.contains_key("access-control-allow-origin"));

@@ -282,7 +282,7 @@ pub static FLAGS: &[Flag] = &[
     flag("Monitoring", "distributed-tracing-service-name", "etcd", Str, "3.6", NoOp("distributed tracing does not exist"), "Service name in traces."),
     flag("Monitoring", "distributed-tracing-instance-id", "", Str, "3.6", NoOp("distributed tracing does not exist"), "Instance name in traces."),
     flag("Monitoring", "distributed-tracing-sampling-rate", "0", Int, "3.6", NoOp("distributed tracing does not exist"), "Traces to sample of a million."),
-    flag("Monitoring", "warning-apply-duration", "100ms", Duration, "3.6", NoOp("slow requests are not reported"), "Warn when applying a request took longer."),
+    flag("Monitoring", "warning-apply-duration", "100ms", Duration, "3.6", Works, "Warn when applying a request took longer."),
     flag("Monitoring", "warning-unary-request-duration", "300ms", Duration, "3.6", NoOp("slow requests are not reported"), "Warn when answering a request took longer."),
     // Logging
     flag("Logging", "logger", "zap", Str, "3.4", Works, "'zap' is the only logger."),

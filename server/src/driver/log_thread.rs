@@ -22,6 +22,9 @@ use crate::wal_disk::{DiskTimes, FsDisk};
 /// torn write.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
 
+/// A sync that takes longer is worth a warning.
+const SYNC_EXPECTED: Duration = Duration::from_secs(1);
+
 /// Appended bytes after which the next segment is looked after again.
 const PREPARE_EVERY: u64 = 1 << 20;
 /// The pause in appends that is used for it.
@@ -103,6 +106,13 @@ fn run(
                     let stats = wal.append(&append)?;
                     let sync = times.sync() - sync_before;
                     let write = started.elapsed().saturating_sub(sync);
+                    if sync > SYNC_EXPECTED {
+                        tracing::warn!(
+                            "took" = format!("{sync:?}"),
+                            "expected-duration" = format!("{SYNC_EXPECTED:?}"),
+                            "slow fdatasync"
+                        );
+                    }
                     metrics.wal_synced(LogTimes { write, sync }, stats.bytes);
                     sealed = false;
                     unprepared = unprepared.saturating_add(stats.bytes);

@@ -12,12 +12,14 @@ use crate::metrics::Metrics;
 pub(crate) struct Pace {
     metrics: Arc<Metrics>,
     heartbeat: Duration,
+    slow_apply: Duration,
     applied: AppliedOps,
 }
 
 impl Pace {
-    pub(crate) fn new(metrics: Arc<Metrics>, heartbeat: Duration) -> Self {
-        Self { metrics, heartbeat, applied: AppliedOps::default() }
+    /// `slow_apply` is `--warning-apply-duration`.
+    pub(crate) fn new(metrics: Arc<Metrics>, heartbeat: Duration, slow_apply: Duration) -> Self {
+        Self { metrics, heartbeat, slow_apply, applied: AppliedOps::default() }
     }
 
     /// A tick comes so much later than it was due.
@@ -36,7 +38,15 @@ impl Pace {
     /// A turn has applied commands up to these counts.
     pub(super) fn turn(&mut self, applied: &AppliedOps, took: Duration) {
         if *applied != self.applied {
-            self.metrics.applied(&self.applied, applied, took);
+            let slow = took > self.slow_apply;
+            if slow {
+                tracing::warn!(
+                    "took" = format!("{took:?}"),
+                    "expected-duration" = format!("{:?}", self.slow_apply),
+                    "apply request took too long"
+                );
+            }
+            self.metrics.applied(&self.applied, applied, took, slow);
             self.applied = *applied;
         }
     }

@@ -9,9 +9,6 @@ use cairn_core::node::{APPLIED_OPS, AppliedOps};
 
 use super::text::{Counter, Histogram, Page};
 
-/// A turn with commands that takes longer is counted as slow.
-const SLOW: Duration = Duration::from_millis(100);
-
 #[derive(Debug)]
 pub(super) struct ApplyMetrics {
     slow: Counter,
@@ -26,13 +23,13 @@ impl ApplyMetrics {
     }
 
     /// A turn took `took` and moved the counts on.
-    pub(super) fn turn(&self, before: &AppliedOps, now: &AppliedOps, took: Duration) {
+    pub(super) fn turn(&self, before: &AppliedOps, now: &AppliedOps, took: Duration, slow: bool) {
         let applied = |op: usize, ok: usize| now[op][ok] - before[op][ok];
         let all: u64 = (0..APPLIED_OPS.len()).map(|op| applied(op, 0) + applied(op, 1)).sum();
         if all == 0 {
             return;
         }
-        if took > SLOW {
+        if slow {
             self.slow.inc();
         }
         let share = took.as_secs_f64() / all as f64;

@@ -200,7 +200,7 @@ fn counters_move_with_what_is_told() {
     let before = AppliedOps::default();
     let mut applied = before;
     applied[0] = [1, 3];
-    metrics.applied(&before, &applied, Duration::from_millis(400));
+    metrics.applied(&before, &applied, Duration::from_millis(400), true);
     assert_eq!(value(&metrics, "etcd_server_slow_apply_total"), 1.0);
     metrics.compacted_batch(Duration::from_millis(2), 7);
     assert_eq!(value(&metrics, "etcd_debugging_mvcc_db_compaction_keys_total"), 7.0);

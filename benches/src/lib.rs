@@ -15,6 +15,8 @@ pub mod options;
 pub mod process;
 pub mod report;
 pub mod server;
+pub mod session;
 pub mod watch;
 pub mod workload;
 pub mod world;
+pub mod zipf;

@@ -2,13 +2,16 @@
 
 use std::time::Instant;
 
+use cairn_core::rng::Rng;
+
 use crate::connection::{BenchError, Connections};
 use crate::drive::{Plan, drive};
 use crate::options::{Kind, LoadOptions};
 use crate::process::{self, Usage};
 use crate::report::{Report, Used};
+use crate::session::{LeaseWorker, LockWorker};
 use crate::watch::Watchers;
-use crate::workload::{Keys, KvWorker, LeaseWorker};
+use crate::workload::{Keys, KvWorker};
 
 /// Operations of a load that has neither a total nor a duration.
 const TOTAL: u64 = 10_000;
@@ -19,15 +22,26 @@ const TOTAL: u64 = 10_000;
 /// The load could not begin. What fails later is in the report.
 pub async fn run(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError> {
     check(kind, options)?;
+    if kind.reads_keys() {
+        let channel = Connections::open(&options.endpoints, 1).await?.of(0);
+        let mut worker = KvWorker::new(channel, kind, Keys::new(options)?, options, 0, Instant::now());
+        worker.fill(0..options.keys).await?;
+    }
+    run_filled(kind, options).await
+}
+
+/// The same with keys that are there.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError> {
+    check(kind, options)?;
     let keys = Keys::new(options)?;
     let connections = Connections::open(&options.endpoints, options.conns).await?;
     let epoch = Instant::now();
     let worker = |client: usize| {
         KvWorker::new(connections.of(client), kind, keys.clone(), options, client as u64, epoch)
     };
-    if kind.reads_keys() {
-        worker(0).fill().await?;
-    }
     let total = options.total.or(options.duration.is_none().then_some(TOTAL));
     let plan = Plan { total, duration: options.duration, rate: options.rate };
     let clients = 0..options.clients;
@@ -36,6 +50,16 @@ pub async fn run(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError
         let mut workers = Vec::with_capacity(options.clients);
         for client in clients {
             workers.push(LeaseWorker::open(connections.of(client), ttl).await?);
+        }
+        let before = usage(options)?;
+        let measured = drive(workers, plan).await;
+        return Ok(Report::new(kind, options, &measured, used(options, before, measured.done())?));
+    }
+    if kind == Kind::Lock {
+        let mut workers = Vec::with_capacity(options.clients);
+        for client in clients {
+            let rng = Rng::derive(options.seed, &[client as u64]);
+            workers.push(LockWorker::open(connections.of(client), keys.clone(), rng).await?);
         }
         let before = usage(options)?;
         let measured = drive(workers, plan).await;
@@ -78,6 +102,7 @@ fn check(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
         Kind::Range { rows, .. } if rows == 0 || rows > options.keys => {
             wrong("--rows must be between 1 and --keys")
         }
+        Kind::Stm if options.keys < 2 => wrong("--keys must be 2 or more"),
         Kind::Txn { writes, .. } if u64::from(writes) > options.keys => {
             wrong("--writes must not exceed --keys")
         }
@@ -89,7 +114,8 @@ fn check(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
 fn usage(options: &LoadOptions) -> Result<(Usage, Option<Usage>), BenchError> {
     let of =
         |pid| process::usage(pid).map_err(BenchError::io(format!("reading what process {pid} has used")));
-    Ok((of(std::process::id())?, options.server_pid.map(of).transpose()?))
+    let servers = options.server_pids.iter().map(|pid| of(*pid)).collect::<Result<Vec<_>, _>>()?;
+    Ok((of(std::process::id())?, servers.into_iter().reduce(|sum, one| sum + one)))
 }
 
 fn used(

@@ -43,12 +43,16 @@ pub struct LoadOptions {
     /// Use the keys in order instead of at random.
     #[arg(long)]
     pub sequential: bool,
+    /// Prefer low keys as Zipf's law does, with this exponent below 1 (YCSB's is 0.99); without it all
+    /// keys are as likely.
+    #[arg(long, conflicts_with = "sequential")]
+    pub zipf: Option<f64>,
     /// The seed of the random keys.
     #[arg(long, default_value_t = LoadOptions::default().seed)]
     pub seed: u64,
-    /// Report the CPU time, memory and dirtied pages of this process (the server) as well.
-    #[arg(long)]
-    pub server_pid: Option<u32>,
+    /// Report the CPU time, memory and dirtied pages of these processes (the servers) as well, in sum.
+    #[arg(long = "server-pid", value_delimiter = ',')]
+    pub server_pids: Vec<u32>,
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -68,8 +72,9 @@ impl Default for LoadOptions {
             keys: 10_000,
             prefix: "bench/".to_owned(),
             sequential: false,
+            zipf: None,
             seed: 1,
-            server_pid: None,
+            server_pids: Vec::new(),
             json: false,
         }
     }
@@ -118,6 +123,10 @@ pub enum Kind {
         /// Watchers on each, all of them over all keys.
         watchers: usize,
     },
+    /// Reads two keys and writes them back if neither has changed, until that succeeds.
+    Stm,
+    /// Takes and gives back a lock of the lock service; the keys are the locks' names.
+    Lock,
     /// Keeps one lease a client alive.
     Lease {
         /// The leases' time to live, in seconds.
@@ -135,13 +144,15 @@ impl Kind {
             Self::Txn { .. } => "txn",
             Self::Mixed { .. } => "mixed",
             Self::Watch { .. } => "watch",
+            Self::Stm => "stm",
+            Self::Lock => "lock",
             Self::Lease { .. } => "lease keepalive",
         }
     }
 
     /// Whether the keys must exist before the load begins.
     pub fn reads_keys(self) -> bool {
-        matches!(self, Self::Range { .. } | Self::Txn { .. } | Self::Mixed { .. })
+        matches!(self, Self::Range { .. } | Self::Txn { .. } | Self::Mixed { .. } | Self::Stm)
     }
 }
 

@@ -22,6 +22,18 @@ pub struct Usage {
     pub dirtied_bytes: u64,
 }
 
+impl std::ops::Add for Usage {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu + other.cpu,
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            rss_peak_bytes: self.rss_peak_bytes + other.rss_peak_bytes,
+            dirtied_bytes: self.dirtied_bytes + other.dirtied_bytes,
+        }
+    }
+}
+
 /// Reads it.
 ///
 /// # Errors

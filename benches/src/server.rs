@@ -1,105 +1,202 @@
-//! A server process of one's own: etcd or Cairn, alone in its cluster, in a fresh directory.
+//! Server processes of one's own: etcd or Cairn, one member or several, in a fresh directory.
 //!
-//! Invariant: the process and its directory are gone when the value is dropped.
+//! Invariant: the processes and their directory are gone when the value is dropped.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cairn_net::proto::etcdserverpb::PutRequest;
 use cairn_net::proto::etcdserverpb::kv_client::KvClient;
+use cairn_net::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use cairn_net::proto::etcdserverpb::{PutRequest, RangeRequest, StatusRequest};
 use tempfile::TempDir;
 
 use crate::connection::{BenchError, Connections};
 
-/// How long a server may take until it accepts a write.
-const START_MAX: Duration = Duration::from_secs(20);
+/// How long a server may take until it answers.
+const START_MAX: Duration = Duration::from_secs(60);
+/// How often it is asked meanwhile: a start may be over in milliseconds.
+const START_POLL: Duration = Duration::from_millis(2);
 
-/// A running server.
+/// Members of one cluster.
 #[derive(Debug)]
-pub struct Server {
-    child: Child,
-    endpoint: String,
+pub struct Cluster {
+    members: Vec<Member>,
     directory: TempDir,
 }
 
-impl Server {
-    /// Starts `program` below `parent` and waits until it accepts a write.
+#[derive(Debug)]
+struct Member {
+    program: PathBuf,
+    arguments: Vec<String>,
+    endpoint: String,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// Starts `size` members of `program` below `parent` and waits until each accepts a write.
     ///
     /// # Errors
-    /// It does not start, or not in time; the error holds the end of its log.
-    pub async fn start(program: &Path, parent: &Path) -> Result<Self, BenchError> {
+    /// One does not start, or not in time; the error holds the end of its log.
+    pub async fn start(program: &Path, parent: &Path, size: usize) -> Result<Self, BenchError> {
         let io = |doing: &str| BenchError::io(format!("{doing} {}", program.display()));
         let directory = tempfile::Builder::new()
             .prefix("cairn-bench-")
             .tempdir_in(parent)
             .map_err(io("making a directory for"))?;
-        let log_path = directory.path().join("log");
-        let log = File::create(&log_path).map_err(io("making a log for"))?;
+        let mut urls = Vec::new();
+        for number in 0..size {
+            let url = || Ok(format!("http://127.0.0.1:{}", free_port()?));
+            let (client, peer) =
+                url().and_then(|client| Ok((client, url()?))).map_err(io("finding a port for"))?;
+            urls.push((format!("m{number}"), client, peer));
+        }
+        let initial: Vec<String> = urls.iter().map(|(name, _, peer)| format!("{name}={peer}")).collect();
+        let members = urls
+            .iter()
+            .map(|(name, client, peer)| {
+                let data = directory.path().join(name).display().to_string();
+                let arguments = [
+                    ("--name", name),
+                    ("--data-dir", &data),
+                    ("--listen-client-urls", client),
+                    ("--advertise-client-urls", client),
+                    ("--listen-peer-urls", peer),
+                    ("--initial-advertise-peer-urls", peer),
+                    ("--initial-cluster", &initial.join(",")),
+                    // The quota of 2 GiB is below ten million keys.
+                    ("--quota-backend-bytes", &(32_u64 << 30).to_string()),
+                ];
+                let arguments =
+                    arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.clone()]);
+                Member {
+                    program: program.to_owned(),
+                    arguments: arguments.collect(),
+                    endpoint: client.clone(),
+                    child: None,
+                }
+            })
+            .collect();
+        let mut cluster = Self { members, directory };
+        for number in 0..size {
+            cluster.spawn(number)?;
+        }
+        for number in 0..size {
+            cluster.wait_until_it_answers(number, true).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The first member's endpoint.
+    pub fn endpoint(&self) -> &str {
+        self.endpoint_of(0)
+    }
+
+    /// A member's endpoint.
+    pub fn endpoint_of(&self, number: usize) -> &str {
+        &self.members[number].endpoint
+    }
+
+    /// The running processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().filter_map(|member| member.child.as_ref().map(Child::id)).collect()
+    }
+
+    /// The member that leads.
+    ///
+    /// # Errors
+    /// None says so.
+    pub async fn leader(&self) -> Result<usize, BenchError> {
+        for number in 0..self.members.len() {
+            let connections = Connections::open(&[self.endpoint_of(number).to_owned()], 1).await?;
+            let status = MaintenanceClient::new(connections.of(0)).status(StatusRequest {}).await;
+            let status = status.map_err(BenchError::prepare("asking for the leader"))?.into_inner();
+            if status.header.is_some_and(|header| header.member_id == status.leader) {
+                return Ok(number);
+            }
+        }
+        Err(BenchError::Options("no member leads".to_owned()))
+    }
+
+    /// Kills a member with a signal that it cannot catch.
+    pub fn kill(&mut self, number: usize) {
+        if let Some(mut child) = self.members[number].child.take() {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts a killed member again; the time from its start to the first successful read.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn restart(&mut self, number: usize) -> Result<Duration, BenchError> {
+        let started = Instant::now();
+        self.spawn(number)?;
+        self.wait_until_it_answers(number, false).await?;
+        Ok(started.elapsed())
+    }
+
+    fn spawn(&mut self, number: usize) -> Result<(), BenchError> {
+        let log = self.log(number);
+        let member = &mut self.members[number];
+        let io = |doing: &str| BenchError::io(format!("{doing} {}", member.program.display()));
+        let log = OpenOptions::new().append(true).create(true).open(log).map_err(io("making a log for"))?;
         let again = log.try_clone().map_err(io("making a log for"))?;
-        let client = format!("http://127.0.0.1:{}", free_port().map_err(io("finding a port for"))?);
-        let peer = format!("http://127.0.0.1:{}", free_port().map_err(io("finding a port for"))?);
-        let child = Command::new(program)
-            .args(["--name", "default", "--initial-cluster", &format!("default={peer}")])
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .arg("--data-dir")
-            .arg(directory.path().join("data"))
+        let child = Command::new(&member.program)
+            .args(&member.arguments)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(again)
             .spawn()
             .map_err(io("starting"))?;
-        let mut server = Self { child, endpoint: client, directory };
-        server.wait_until_ready(program, &log_path).await?;
-        Ok(server)
+        member.child = Some(child);
+        Ok(())
     }
 
-    /// Where it listens for clients.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
+    fn log(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("log{number}"))
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Where its data and its log are.
-    pub fn directory(&self) -> PathBuf {
-        self.directory.path().to_owned()
-    }
-
-    async fn wait_until_ready(&mut self, program: &Path, log: &Path) -> Result<(), BenchError> {
+    async fn wait_until_it_answers(&mut self, number: usize, write: bool) -> Result<(), BenchError> {
         let started = Instant::now();
-        while started.elapsed() < START_MAX && matches!(self.child.try_wait(), Ok(None)) {
-            if let Ok(connections) = Connections::open(std::slice::from_ref(&self.endpoint), 1).await {
-                let put = PutRequest { key: "ready".into(), ..PutRequest::default() };
-                if KvClient::new(connections.of(0)).put(put).await.is_ok() {
-                    return Ok(());
-                }
+        let ended =
+            |member: &mut Member| !matches!(member.child.as_mut().map(Child::try_wait), Some(Ok(None)));
+        while started.elapsed() < START_MAX && !ended(&mut self.members[number]) {
+            if answers(self.endpoint_of(number), write).await {
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(START_POLL).await;
         }
-        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let log = std::fs::read_to_string(self.log(number)).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(5).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         Err(BenchError::Options(format!(
-            "{} does not accept a write after {} s; the end of its log:\n{}",
-            program.display(),
+            "{} does not answer after {} s; the end of its log:\n{}",
+            self.members[number].program.display(),
             started.elapsed().as_secs(),
             tail.join("\n")
         )))
     }
 }
 
-impl Drop for Server {
+async fn answers(endpoint: &str, write: bool) -> bool {
+    let Ok(connections) = Connections::open(&[endpoint.to_owned()], 1).await else { return false };
+    let mut kv = KvClient::new(connections.of(0));
+    if write {
+        return kv.put(PutRequest { key: "ready".into(), ..PutRequest::default() }).await.is_ok();
+    }
+    kv.range(RangeRequest { key: "ready".into(), ..RangeRequest::default() }).await.is_ok()
+}
+
+impl Drop for Cluster {
     fn drop(&mut self) {
-        // It may have ended already, and nothing more can be done if not.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for number in 0..self.members.len() {
+            self.kill(number);
+        }
     }
 }
 

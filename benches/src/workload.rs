@@ -1,24 +1,20 @@
 //! The operations: which keys, which requests, and what counts as a success.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_core::rng::Rng;
 use cairn_net::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use cairn_net::proto::etcdserverpb::kv_client::KvClient;
-use cairn_net::proto::etcdserverpb::lease_client::LeaseClient;
-use cairn_net::proto::etcdserverpb::{
-    Compare, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
-    RequestOp, TxnRequest, request_op,
-};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use cairn_net::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
 
 use crate::connection::BenchError;
 use crate::drive::Worker;
 use crate::options::{Consistency, Kind, LoadOptions};
+use crate::zipf::Zipf;
 
 /// Puts in one transaction when keys are written beforehand; etcd allows 128 operations.
 const FILL_OPS: u64 = 100;
@@ -29,7 +25,15 @@ pub struct Keys {
     prefix: Bytes,
     digits: usize,
     count: u64,
-    sequential: bool,
+    choice: Choice,
+}
+
+/// How a key is chosen.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    Sequential,
+    Uniform,
+    Zipf(Zipf),
 }
 
 impl Keys {
@@ -48,7 +52,15 @@ impl Keys {
             )));
         }
         let prefix = Bytes::from(options.prefix.clone());
-        Ok(Self { prefix, digits, count: options.keys, sequential: options.sequential })
+        let choice = match options.zipf {
+            _ if options.sequential => Choice::Sequential,
+            None => Choice::Uniform,
+            Some(exponent) if exponent > 0.0 && exponent < 1.0 => {
+                Choice::Zipf(Zipf::new(options.keys, exponent))
+            }
+            Some(_) => return Err(BenchError::Options("--zipf must be between 0 and 1".to_owned())),
+        };
+        Ok(Self { prefix, digits, count: options.keys, choice })
     }
 
     /// Key `number`.
@@ -65,8 +77,13 @@ impl Keys {
         (self.prefix.clone(), end.into())
     }
 
-    fn pick(&self, rng: &mut Rng, operation: u64) -> u64 {
-        if self.sequential { operation % self.count } else { rng.below(self.count) }
+    /// The key of an operation.
+    pub fn pick(&self, rng: &mut Rng, operation: u64) -> u64 {
+        match self.choice {
+            Choice::Sequential => operation % self.count,
+            Choice::Uniform => rng.below(self.count),
+            Choice::Zipf(zipf) => zipf.pick(rng),
+        }
     }
 }
 
@@ -98,13 +115,13 @@ impl KvWorker {
         Self { kv, kind, keys, rng, value, epoch }
     }
 
-    /// Writes every key once.
+    /// Writes the keys of `numbers` once.
     ///
     /// # Errors
     /// A transaction failed.
-    pub async fn fill(&mut self) -> Result<(), BenchError> {
-        for first in (0..self.keys.count).step_by(FILL_OPS as usize) {
-            let puts = first..(first + FILL_OPS).min(self.keys.count);
+    pub async fn fill(&mut self, numbers: Range<u64>) -> Result<(), BenchError> {
+        for first in numbers.clone().step_by(FILL_OPS as usize) {
+            let puts = first..(first + FILL_OPS).min(numbers.end);
             let success = puts.map(|number| self.put_op(number)).collect();
             let txn = TxnRequest { success, ..TxnRequest::default() };
             self.kv.txn(txn).await.map_err(BenchError::prepare("writing the keys"))?;
@@ -137,6 +154,33 @@ impl KvWorker {
         if found == rows { Ok(()) } else { Err(Status::not_found("keys that were written are not there")) }
     }
 
+    /// The second key is read at the first one's revision, as etcd's client does.
+    async fn stm(&mut self, operation: u64) -> Result<(), Status> {
+        let first = self.keys.pick(&mut self.rng, operation);
+        let second = (first + 1 + self.rng.below(self.keys.count - 1)) % self.keys.count;
+        loop {
+            let (mut compare, mut success, mut revision) = (Vec::new(), Vec::new(), 0);
+            for number in [first, second] {
+                let range = RangeRequest { revision, ..self.range(number, 1) };
+                let found = self.kv.range(range).await?.into_inner();
+                revision = found.header.map_or(0, |header| header.revision);
+                let modified = found.kvs.first().map_or(0, |kv| kv.mod_revision);
+                compare.push(Compare {
+                    result: CompareResult::Equal.into(),
+                    target: CompareTarget::Mod.into(),
+                    key: self.keys.key(number),
+                    target_union: Some(TargetUnion::ModRevision(modified)),
+                    ..Compare::default()
+                });
+                success.push(self.put_op(number));
+            }
+            let txn = TxnRequest { compare, success, failure: Vec::new() };
+            if self.kv.txn(txn).await?.into_inner().succeeded {
+                return Ok(());
+            }
+        }
+    }
+
     fn txn(&mut self, operation: u64, reads: u32, writes: u32) -> TxnRequest {
         let mut success = Vec::new();
         // Two puts of one key are refused, so the keys of a transaction follow each other.
@@ -164,7 +208,7 @@ impl Worker for KvWorker {
     async fn operate(&mut self, operation: u64) -> Result<(), Status> {
         let number = self.keys.pick(&mut self.rng, operation);
         match self.kind {
-            Kind::Put | Kind::Lease { .. } => self.kv.put(self.put(number)).await.map(drop),
+            Kind::Put | Kind::Lease { .. } | Kind::Lock => self.kv.put(self.put(number)).await.map(drop),
             Kind::Range { consistency, rows } => {
                 let number = number.min(self.keys.count.saturating_sub(rows));
                 self.read(number, rows, consistency).await
@@ -176,6 +220,7 @@ impl Worker for KvWorker {
                     false => Err(Status::failed_precondition("a compare that holds did not")),
                 }
             }
+            Kind::Stm => self.stm(operation).await,
             Kind::Mixed { consistency, read_percent } => {
                 if self.rng.chance(read_percent, 100) {
                     self.read(number, 1, consistency).await
@@ -192,52 +237,6 @@ impl Worker for KvWorker {
                 self.kv.put(put).await.map(drop)
             }
         }
-    }
-}
-
-/// A client that keeps one lease alive over one stream.
-#[derive(Debug)]
-pub struct LeaseWorker {
-    id: i64,
-    requests: mpsc::Sender<LeaseKeepAliveRequest>,
-    responses: Streaming<LeaseKeepAliveResponse>,
-}
-
-impl LeaseWorker {
-    /// Grants the lease and opens the stream.
-    ///
-    /// # Errors
-    /// Either failed.
-    pub async fn open(channel: Channel, ttl: i64) -> Result<Self, BenchError> {
-        let mut client = LeaseClient::new(channel);
-        let grant = LeaseGrantRequest { ttl, id: 0 };
-        let granted = client.lease_grant(grant).await.map_err(BenchError::prepare("granting a lease"))?;
-        let id = granted.into_inner().id;
-        let (requests, outgoing) = mpsc::channel(4);
-        // etcd answers with the stream's headers only once it has something to say.
-        let first = requests.send(LeaseKeepAliveRequest { id }).await;
-        first.expect("the receiver is right here");
-        let opened = client.lease_keep_alive(ReceiverStream::new(outgoing)).await;
-        let responses = opened.map_err(BenchError::prepare("opening a keepalive stream"))?.into_inner();
-        let mut worker = Self { id, requests, responses };
-        worker.receive().await.map_err(BenchError::prepare("keeping a lease alive"))?;
-        Ok(worker)
-    }
-
-    async fn receive(&mut self) -> Result<(), Status> {
-        match self.responses.message().await? {
-            Some(response) if response.ttl > 0 => Ok(()),
-            Some(_) => Err(Status::not_found("the lease is gone")),
-            None => Err(Status::unavailable("the keepalive stream ended")),
-        }
-    }
-}
-
-impl Worker for LeaseWorker {
-    async fn operate(&mut self, _: u64) -> Result<(), Status> {
-        let sent = self.requests.send(LeaseKeepAliveRequest { id: self.id }).await;
-        sent.map_err(|_| Status::unavailable("the keepalive stream ended"))?;
-        self.receive().await
     }
 }
 

@@ -24,7 +24,8 @@ const OPERATOR: u64 = 1000;
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    rng: Rng,
+    /// Operations so far: what one draws comes from its number.
+    asked: u64,
     /// The operation that it waits for.
     waiting: Option<u64>,
     /// It speaks to one member only, by position.
@@ -48,7 +49,7 @@ impl Cluster {
         for client in 0..self.options.clients {
             let mut rng = Rng::derive(seed, &[10, client as u64]);
             let home = rng.chance(1, 2).then(|| rng.below(5) as usize);
-            self.clients.push(Client { rng, waiting: None, home });
+            self.clients.push(Client { asked: 0, waiting: None, home });
             self.schedule(100 * MS, Event::ClientNext { client });
         }
         for watcher in 0..self.options.watchers {
@@ -89,18 +90,24 @@ impl Cluster {
             return;
         }
         let running = self.running();
-        let mut rng = self.clients[client].rng.clone();
         if running.is_empty() {
             self.schedule(100 * MS, Event::ClientNext { client });
             return;
         }
+        let name = (client, self.clients[client].asked);
+        self.clients[client].asked += 1;
+        let mut rng = Rng::derive(self.options.seed, &[12, name.0 as u64, name.1]);
+        if !self.options.kept.op(name) {
+            let delay = self.options.think.draw(&mut rng);
+            return self.schedule(delay, Event::ClientNext { client });
+        }
+        self.trace.record(|recorded| recorded.asked.push(name));
         let at = match self.clients[client].home {
             Some(home) => home % running.len(),
             None => rng.below(running.len() as u64) as usize,
         };
         let request = self.draw(&mut rng, self.next_number).request();
         let patience = if rng.chance(1, 4) { 200 * MS + rng.below(3 * SECOND) } else { 15 * SECOND };
-        self.clients[client].rng = rng;
         let number = self.ask(running[at], request, Some(client));
         self.clients[client].waiting = Some(number);
         self.schedule(patience, Event::ClientTimeout { client, number });
@@ -123,12 +130,14 @@ impl Cluster {
         let (floor, compact_floor) = (self.linearizability.floor, self.linearizability.compact_floor);
         let now = self.now;
         let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
+            self.trace.record(|recorded| recorded.operations.push(operation.clone()));
             self.history.push(operation);
             return number;
         };
         process.next_request += 1;
         let (boot, request_id) = (process.boot, process.next_request);
         operation.boot = boot;
+        self.trace.record(|recorded| recorded.operations.push(operation.clone()));
         self.history.push(operation);
         self.stats.operations += 1;
         self.trace.line(now, || format!("{id:16x} #{number} asked {request_id}: {request:?}"));
@@ -162,11 +171,19 @@ impl Cluster {
         self.trace.line(now, || format!("{id:16x} #{} answered {answer:?}", op.number));
         let told = &mut self.history[op.number as usize - 1];
         (told.ret, told.outcome) = (now, record::outcome(&answer));
+        self.trace.record(|recorded| recorded.told(op.number, now, record::outcome(&answer)));
         let checked = self.linearizability.answered(&op, &answer, &self.model).and_then(|()| {
             lease::answered(&mut self.leases, now, &op, &answer)
                 .map_err(|violation| format!("{violation}\n  asked: {op:?}\n  answered: {answer:?}"))
         });
         if let Err(what) = checked {
+            self.trace.record(|recorded| {
+                recorded.blamed = vec![op.number];
+                // For a stale answer, the one that shows it.
+                let newer =
+                    |other: &&Operation| other.ret <= op.invoked && other.revision() == Some(op.floor);
+                recorded.blamed.extend(self.history.iter().find(newer).map(|other| other.number));
+            });
             return self.fail(what);
         }
         if let Ok(response) = &answer
@@ -189,7 +206,8 @@ impl Cluster {
     pub(crate) fn client_done(&mut self, client: usize, number: u64) {
         if self.clients[client].waiting.take_if(|waiting| *waiting == number).is_some() {
             let think = self.options.think;
-            let delay = think.draw(&mut self.clients[client].rng);
+            let name = [13, client as u64, self.clients[client].asked];
+            let delay = think.draw(&mut Rng::derive(self.options.seed, &name));
             self.schedule(delay, Event::ClientNext { client });
         }
     }

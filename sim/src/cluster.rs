@@ -91,6 +91,9 @@ pub struct Cluster {
     pub(crate) next_number: u64,
     pub(crate) next_stream: u64,
     pub(crate) next_fault: u64,
+    /// How many faults the seed has drawn, and how many were aimed.
+    pub(crate) faults_drawn: u64,
+    pub(crate) faults_aimed: u64,
     pub(crate) boots: u64,
     /// Disks that are slow by a factor or stuck until a time.
     pub(crate) slow_disks: BTreeMap<MemberId, (u64, u64)>,
@@ -164,6 +167,8 @@ impl Cluster {
             next_number: 0,
             next_stream: 0,
             next_fault: 0,
+            faults_drawn: 0,
+            faults_aimed: 0,
             boots: 0,
             slow_disks: BTreeMap::new(),
             slow_cpus: BTreeSet::new(),
@@ -172,7 +177,7 @@ impl Cluster {
             coverage: Coverage::default(),
             reported: BTreeMap::new(),
             chaotic: true,
-            trace: Trace::new(options.verbose),
+            trace: Trace::new(options.verbose, options.recording.clone()),
             stats: Stats::default(),
             violation: None,
             model: Model::new(start.index, min_ttl),
@@ -258,6 +263,7 @@ impl Cluster {
         if self.violation.is_none() {
             let search = self.options.seed.is_multiple_of(SEARCHED);
             if let Err(violation) = history::check(&self.history, &self.model.replay, search) {
+                self.trace.record(|recorded| recorded.blamed = violation.operations.clone());
                 self.fail(violation.to_string());
             }
         }
@@ -326,7 +332,7 @@ impl Cluster {
             Event::WatchAsk { watcher } => self.watch_ask(watcher),
             Event::Fault => self.fault(),
             Event::Heal { fault } => self.heal(fault),
-            Event::Aimed { member } => self.strike(member),
+            Event::Aimed { member } => self.aimed(member),
             Event::Cut { member, fault } => self.isolate(member, fault),
             Event::Strobe { member, left } => self.strobe(member, left),
             Event::Storm { member, left } => self.storm(member, left),

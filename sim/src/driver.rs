@@ -308,6 +308,7 @@ impl Cluster {
             Output::Event(event) => {
                 let now = self.now;
                 self.trace.line(now, || format!("{id:16x} {event:?}"));
+                self.trace.record(|recorded| recorded.event(now, id, &event));
                 self.note_event(id, boot, &event);
             }
             Output::Fatal(fatal) => self.stopped(id, &fatal.0),

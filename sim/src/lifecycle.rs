@@ -4,6 +4,7 @@
 //! **Invariant:** a process stops by itself only for an error that its disk gave it, and names what
 //! failed; what it finds at its start is what it had promised.
 
+use cairn_checkers::page::Kind;
 use cairn_core::backend::Batch;
 use cairn_core::backend::mem::MemBackend;
 use cairn_core::mvcc::{Store as Mvcc, StoreOptions};
@@ -69,6 +70,7 @@ impl Cluster {
             broken: None,
             older: None,
         };
+        self.trace.record(|recorded| recorded.member(&member));
         self.members.insert(id, member);
         self.start(id);
     }
@@ -117,6 +119,8 @@ impl Cluster {
             let (start, state) = (recovered.log_start, recovered.hard_state);
             format!("{id:16x} starts (boot {boot}): log after {start:?} to {}, {state:?}", log.last())
         });
+        self.trace
+            .record(|recorded| recorded.mark(now, id, Kind::Up, boot, format!("follower, boot {boot}")));
         let flushed = Mvcc::open(store.backend(), StoreOptions::default()).map_err(|fatal| fatal.0)?;
         let node =
             Node::start(config, recovered, store.backend(), clock.local(now)).map_err(|fatal| fatal.0)?;
@@ -208,6 +212,7 @@ impl Cluster {
         self.stats.crashes += 1;
         let now = self.now;
         self.trace.line(now, || format!("{id:16x} crashes{}", if power { " and loses power" } else { "" }));
+        self.trace.record(|recorded| recorded.mark(now, id, Kind::Down, u64::from(power), "crash"));
         let jobs: Vec<LogJob> = process.log_jobs.drain(..).collect();
         let disk = &member.disk;
         if !disk.is_dead() {

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use cairn_core::planted::Bug;
 use cairn_sim::planted::{self, Hunt};
+use cairn_sim::shrink::{Kept, shrink};
 use cairn_sim::swarm::{self, Swarm};
-use cairn_sim::{Options, Report, run, speed};
+use cairn_sim::{Options, report, speed};
 
 const USAGE: &str = "usage:
   cargo sim SEED [--seconds S] [--quiet]           one seed, with what happens in it
@@ -13,8 +14,10 @@ const USAGE: &str = "usage:
                                                    many seeds: one line a failure, what they reached
   cargo sim check [SEED...] [--seeds N] [--start S] [--jobs J] [--seconds S]
                                                    each seed in two processes: the hashes must agree
+  cargo sim shrink SEED [--seconds S]              leaves out faults and operations while it still fails
   cargo planted [BUG...] [--seeds N] [--start S] [--jobs J] [--seconds S]
-                                                   each planted bug until it is found
+                                                   each planted bug until it is found; one run:
+  cargo planted SEED --bug BUG, cargo planted shrink SEED --bug BUG
   cargo sim coverage [...]                         as swarm: it fails when 1000 seeds leave a cell empty
   cargo sim speed [--seconds S]                    simulated cluster-hours in a minute of CPU";
 
@@ -29,7 +32,11 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let single = |arg: Option<&String>| arg.is_some_and(|arg| arg == "shrink" || arg.parse::<u64>().is_ok());
+    if args.first().is_some_and(|arg| arg == "planted") && single(args.get(1)) {
+        args.remove(0);
+    }
     let option = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
     let number =
         |name: &str, default: u64| option(name).and_then(|text| text.parse().ok()).unwrap_or(default);
@@ -41,11 +48,22 @@ fn main() -> ExitCode {
         jobs: number("--jobs", 2),
         seconds,
     };
+    let bug = option("--bug").and_then(|name| planted::bug(name));
+    let kept = || Kept::parse(option("--faults").map(String::as_str), option("--ops").map(String::as_str));
+    let drawn = |seed| Options { planted: bug, kept: kept(), ..Options::draw(seed, seconds) };
+    let command = |seed: u64| match bug {
+        Some(bug) => format!("cargo planted {seed} --seconds {seconds} --bug {bug:?}"),
+        None => format!("cargo sim {seed} --seconds {seconds}"),
+    };
     match (args.first().map(String::as_str), seed(0)) {
         (_, Some(seed)) => {
             let verbose = !args.iter().any(|arg| arg == "--quiet");
-            finish(&run(Options { verbose, ..Options::draw(seed, seconds) }))
+            one(Options { verbose, ..drawn(seed) }, &format!("{}{}", command(seed), kept()))
         }
+        (Some("shrink"), _) => match seed(1) {
+            Some(seed) => shrink(drawn(seed), &command(seed)),
+            None => usage(),
+        },
         (Some("batch"), _) => {
             swarm::batch(number("--start", 1), number("--seeds", 1), seconds);
             ExitCode::SUCCESS
@@ -65,19 +83,30 @@ fn main() -> ExitCode {
             println!("{}", speed::measure(number("--seconds", 3600)));
             ExitCode::SUCCESS
         }
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+        _ => usage(),
     }
 }
 
-fn finish(report: &Report) -> ExitCode {
-    println!("{report}");
-    match &report.violation {
-        None => ExitCode::SUCCESS,
-        Some(what) => {
-            println!("FAILED seed {}: {what}", report.seed);
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// Runs one seed; if it fails, a folder tells why.
+fn one(options: Options, command: &str) -> ExitCode {
+    let seed = options.seed;
+    match report::record(options, command.to_owned()) {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("FAILED seed {seed}: {}", failure.what());
+            let folder = std::path::Path::new("target/sim-failures").join(seed.to_string());
+            match failure.write(&folder) {
+                Ok(page) => println!("report: {}\nreplay: {command}", page.display()),
+                Err(error) => println!("no report: {}: {error}", folder.display()),
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,8 +1,10 @@
 //! Faults of processes, links, disks and clocks: which and how often is the seed's choice. A fault may
 //! also be aimed: a state that is rare is struck in the moment in which it begins.
 
+use cairn_checkers::page::Kind as Mark;
 use cairn_core::api::Request;
 use cairn_core::node::Role;
+use cairn_core::rng::Rng;
 use cairn_core::types::MemberId;
 
 use crate::cluster::Cluster;
@@ -16,6 +18,8 @@ use crate::queue::Event;
 const RECENTLY: u64 = 300 * MS;
 /// How often a fault strikes a rare state at once: once in so many.
 const AIMED: u64 = 3;
+/// Where the names of faults that are aimed begin.
+const AIMED_NAMES: u64 = 1_000_000;
 /// How often the next fault would be aimed at most.
 const AIMED_PAUSE: u64 = 100 * MS;
 
@@ -38,13 +42,32 @@ impl Cluster {
         if !self.chaotic {
             return;
         }
-        let next = 1 + self.nemesis.below(2 * self.options.fault_interval);
-        self.schedule(next, Event::Fault);
-        let Some(one) = self.any() else { return };
-        // Faults of the leader are the more interesting ones.
-        let leader = self.leader();
-        let one = leader.filter(|_| self.nemesis.chance(1, 3)).unwrap_or(one);
-        self.strike(one);
+        let name = self.faults_drawn;
+        self.faults_drawn += 1;
+        self.as_fault(name, |cluster| {
+            let next = 1 + cluster.nemesis.below(2 * cluster.options.fault_interval);
+            cluster.schedule(next, Event::Fault);
+            let Some(one) = cluster.any() else { return };
+            // Faults of the leader are the more interesting ones.
+            let leader = cluster.leader();
+            let one = leader.filter(|_| cluster.nemesis.chance(1, 3)).unwrap_or(one);
+            cluster.strike(name, one);
+        });
+    }
+
+    /// A fault that is aimed at a member begins.
+    pub(crate) fn aimed(&mut self, one: MemberId) {
+        self.faults_aimed += 1;
+        let name = AIMED_NAMES + self.faults_aimed;
+        self.as_fault(name, |cluster| cluster.strike(name, one));
+    }
+
+    /// Everything that a fault draws comes from its name, so that others are the same without it.
+    fn as_fault(&mut self, name: u64, begin: impl FnOnce(&mut Self)) {
+        let own = Rng::derive(self.options.seed, &[0xfa17, name]);
+        let others = std::mem::replace(&mut self.nemesis, own);
+        begin(self);
+        self.nemesis = others;
     }
 
     /// A member begins something that faults seldom meet.
@@ -55,9 +78,10 @@ impl Cluster {
         };
         process.recently.insert(doing, now);
         let rested = now >= self.aimed + AIMED_PAUSE && self.options.fault_interval < 60 * SECOND;
-        if self.chaotic && rested && self.nemesis.chance(1, AIMED) {
+        let mut rng = Rng::derive(self.options.seed, &[0xa13d, self.faults_aimed, id, doing as u64]);
+        if self.chaotic && rested && rng.chance(1, AIMED) {
             self.aimed = now;
-            let delay = if self.nemesis.chance(1, 2) { 1 } else { self.nemesis.below(RECENTLY) };
+            let delay = if rng.chance(1, 2) { 1 } else { rng.below(RECENTLY) };
             self.schedule(delay, Event::Aimed { member: id });
         }
     }
@@ -95,8 +119,9 @@ impl Cluster {
     }
 
     /// A fault begins, of a kind that the seed likes; `one` is its target where it has one.
-    pub(crate) fn strike(&mut self, one: MemberId) {
-        if !self.chaotic {
+    fn strike(&mut self, name: u64, one: MemberId) {
+        // A fault that was aimed in the last moment comes too late.
+        if !self.chaotic || !self.options.kept.fault(name) {
             return;
         }
         let Some(kind) = self.options.faults.choose(&mut self.nemesis) else { return };
@@ -110,6 +135,10 @@ impl Cluster {
         let now = self.now;
         self.trace.note(&[7, kind as u64, one, lasting]);
         self.trace.line(now, || format!("{one:16x} FAULT {kind:?} for {} ms", lasting / MS));
+        self.trace.record(|recorded| {
+            recorded.mark(now, one, Mark::Fault, lasting, format!("{kind:?}, number {name}"));
+            recorded.faults.push(name);
+        });
         if self.begin(kind, one, lasting) {
             self.coverage.strike(kind, &doing);
         }

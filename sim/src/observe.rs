@@ -1,5 +1,6 @@
 //! Every check after every step: what a member is about to do, and what it says of itself.
 
+use cairn_checkers::page::Kind;
 use cairn_core::api::RangeRequest;
 use cairn_core::command::Op as CommandOp;
 use cairn_core::mvcc::{Ranged, StoreView};
@@ -79,6 +80,10 @@ impl Cluster {
             });
         }
         if let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) {
+            if status.committed > process.committed {
+                let (now, committed) = (self.now, status.committed);
+                self.trace.record(|recorded| recorded.mark(now, id, Kind::Commit, committed, ""));
+            }
             process.committed = process.committed.max(status.committed);
         }
         self.observe_applied(id, status.applied)

@@ -10,6 +10,9 @@ use cairn_core::rng::Rng;
 use crate::disk::Engine;
 use crate::fault::Weights;
 
+use crate::recording::Recording;
+use crate::shrink::Kept;
+
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
 /// Nanoseconds in a second.
@@ -60,6 +63,10 @@ pub struct Options {
     pub verbose: bool,
     /// A bug that this run is to find.
     pub planted: Option<Bug>,
+    /// Where what happens is kept for a report.
+    pub recording: Option<Recording>,
+    /// The faults and the operations that this run has; none: those that the seed draws.
+    pub kept: Kept,
     pub members: usize,
     pub chaos: u64,
     pub clients: usize,
@@ -146,6 +153,8 @@ impl Options {
             seed,
             verbose: false,
             planted: None,
+            recording: None,
+            kept: Kept::default(),
             members,
             chaos: seconds * SECOND,
             clients: 1 + rng.below(8) as usize,

@@ -3,6 +3,7 @@
 //!
 //! Needs the feature `planted`; `cargo planted` is the alias that sets it.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -46,16 +47,19 @@ pub fn violation(bug: Option<Bug>, seed: u64, seconds: u64) -> Option<String> {
     let options = Options { planted: bug, ..Options::draw(seed, seconds) };
     match catch_unwind(AssertUnwindSafe(|| run(options))) {
         Ok(report) => report.violation,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Some(format!("assertion: {}", text.unwrap_or("a panic without words")))
-        }
+        Err(panic) => Some(assertion(panic.as_ref())),
     }
 }
 
+/// A failed assertion as a violation.
+pub fn assertion(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("assertion: {}", text.unwrap_or("a panic without words"))
+}
+
 /// The checker that a violation comes from, by the words that it begins with or contains.
-fn finder(what: &str) -> &'static str {
+pub fn finder(what: &str) -> &'static str {
     const NAMES: [(&str, &str); 17] = [
         ("assertion:", "assertion"),
         ("election safety:", "election safety"),

@@ -3,18 +3,21 @@
 //! **Invariant:** everything that a run does passes here in order, so two runs of a seed with equal
 //! hashes did the same. Printing never changes the hash.
 
+use crate::recording::{Recorded, Recording};
+
 /// The hash (FNV-1a) and the printer.
 #[derive(Debug)]
 pub struct Trace {
     hash: u64,
     verbose: bool,
     steps: u64,
+    recording: Option<Recording>,
 }
 
 impl Trace {
-    /// A trace that prints its lines if `verbose`.
-    pub fn new(verbose: bool) -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, verbose, steps: 0 }
+    /// A trace that prints its lines if `verbose`, and keeps them if there is a recording.
+    pub fn new(verbose: bool, recording: Option<Recording>) -> Self {
+        Self { hash: 0xcbf2_9ce4_8422_2325, verbose, steps: 0, recording }
     }
 
     /// The hash of everything so far.
@@ -47,8 +50,22 @@ impl Trace {
 
     /// Prints a line with the time if anybody reads.
     pub fn line(&self, now: u64, text: impl FnOnce() -> String) {
-        if self.verbose {
-            println!("{:>12.6} {}", now as f64 / 1e9, text());
+        if self.verbose || self.recording.is_some() {
+            let line = format!("{:>12.6} {}", now as f64 / 1e9, text());
+            if self.verbose {
+                println!("{line}");
+            }
+            self.record(|recorded| {
+                recorded.now = now;
+                recorded.lines.push(line);
+            });
+        }
+    }
+
+    /// Adds to the recording if there is one. Like a line, it never changes the hash.
+    pub fn record(&self, body: impl FnOnce(&mut Recorded)) {
+        if let Some(recording) = &self.recording {
+            recording.with(body);
         }
     }
 }

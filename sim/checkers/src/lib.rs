@@ -15,6 +15,7 @@ pub mod history;
 pub mod lease;
 pub mod lock;
 pub mod monotone;
+pub mod page;
 pub mod register;
 pub mod replay;
 pub mod revision_order;

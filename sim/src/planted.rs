@@ -58,9 +58,9 @@ pub fn assertion(panic: &(dyn Any + Send)) -> String {
     format!("assertion: {}", text.unwrap_or("a panic without words"))
 }
 
-/// The checker that a violation comes from, by the words that it begins with or contains.
+/// The checker that a violation comes from, by its words.
 pub fn finder(what: &str) -> &'static str {
-    const NAMES: [(&str, &str); 17] = [
+    const BEGINNINGS: [(&str, &str); 15] = [
         ("assertion:", "assertion"),
         ("election safety:", "election safety"),
         ("log matching:", "log matching"),
@@ -69,18 +69,24 @@ pub fn finder(what: &str) -> &'static str {
         ("own term commit:", "own term commit"),
         ("committed immutable:", "committed immutable"),
         ("apply:", "equal applies"),
+        ("replay:", "state at start"),
         ("durability:", "durability"),
         ("liveness:", "liveness"),
         ("convergence:", "HashKV equality"),
-        ("watch", "watch"),
-        ("lease", "lease"),
-        (" does not start:", "restart"),
-        (" stopped:", "fail-stop"),
+        ("watch ", "watch"),
+        ("lease:", "lease"),
+        ("lock fencing:", "lock fencing"),
+    ];
+    const WORDS: [(&str, &str); 4] = [
+        ("stops without a cause:", "unprovoked stop"),
+        ("does not name what failed:", "unprovoked stop"),
         ("is in the log twice", "at most once"),
         ("and is in the log", "refusals"),
     ];
+    let beginning = BEGINNINGS.iter().find(|(words, _)| what.starts_with(words));
     let head: String = what.chars().take(160).collect();
-    NAMES.iter().find(|(words, _)| head.contains(words)).map_or("linearizability", |(_, name)| name)
+    let found = beginning.or_else(|| WORDS.iter().find(|(words, _)| head.contains(words)));
+    found.map_or("linearizability", |(_, name)| name)
 }
 
 impl Hunt {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::{endpoint, kv, member, watch};
+use crate::{alarm, concurrency, endpoint, kv, lease, maintenance, member, txn, watch};
 
 /// A command line client for etcd and Cairn.
 #[derive(Debug, Parser)]
@@ -78,6 +78,25 @@ pub(crate) enum Command {
     /// Endpoint related commands
     #[command(infer_subcommands = true)]
     Endpoint(endpoint::EndpointArgs),
+    /// Txn processes all the requests in one transaction
+    Txn(txn::TxnArgs),
+    /// Lease related commands
+    #[command(subcommand, infer_subcommands = true)]
+    Lease(lease::LeaseCommand),
+    /// Alarm related commands
+    #[command(subcommand, infer_subcommands = true)]
+    Alarm(alarm::AlarmCommand),
+    /// Defragments the storage of the etcd members with given endpoints
+    Defrag(maintenance::DefragArgs),
+    /// Transfers leadership to another etcd cluster member.
+    MoveLeader(Words),
+    /// Manages etcd node snapshots
+    #[command(subcommand, infer_subcommands = true)]
+    Snapshot(maintenance::SnapshotCommand),
+    /// Acquires a named lock
+    Lock(concurrency::LockArgs),
+    /// Observes and participates in leader election
+    Elect(concurrency::ElectArgs),
     /// Prints the version of etcdctl
     Version,
 }

@@ -1,4 +1,4 @@
-//! `endpoint status` and `endpoint health`: one question to each endpoint by itself.
+//! `endpoint status`, `endpoint health` and `endpoint hashkv`: one question to each endpoint by itself.
 //!
 //! The endpoints are those of `--endpoints`, or with `--cluster` the client addresses of all
 //! members. One bad endpoint never hides the answers of the others.
@@ -11,7 +11,7 @@ use cairn_net::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use clap::{ArgAction, Args, Subcommand};
 use tokio::time::{Instant, timeout_at};
 
-use crate::cli::{Words, boolean};
+use crate::cli::{Words, boolean, int64};
 use crate::client::Client;
 use crate::error::{CtlError, EXIT_ERROR, Outcome};
 use crate::output::{self, Format, json, json::Object, table};
@@ -31,25 +31,87 @@ pub(crate) struct EndpointArgs {
 enum EndpointCommand {
     /// Prints out the status of endpoints specified in `--endpoints` flag
     Status(Words),
+    /// Prints the KV history hash for each endpoint in --endpoints
+    Hashkv(HashArgs),
     /// Checks the healthiness of endpoints specified in `--endpoints` flag
     Health(Words),
 }
 
+/// The flags of `endpoint hashkv`.
+#[derive(Debug, Args)]
+struct HashArgs {
+    #[command(flatten)]
+    _words: Words,
+    /// maximum revision to hash (default: all revisions)
+    #[arg(long, default_value = "0", value_parser = int64, allow_hyphen_values = true)]
+    rev: i64,
+}
+
+/// The endpoints that a command is for.
+pub(crate) async fn endpoints(client: &Client, cluster: bool) -> Outcome<Vec<String>> {
+    if !cluster {
+        return Ok(client.global.endpoints.clone());
+    }
+    let members = crate::member::list(client).await?.members;
+    Ok(members.into_iter().flat_map(|member| member.client_ur_ls).collect())
+}
+
 /// Runs a sub-command.
 pub(crate) async fn run(client: &Client, args: EndpointArgs) -> Outcome {
-    let endpoints = if args.cluster {
-        crate::member::list(client)
-            .await?
-            .members
-            .into_iter()
-            .flat_map(|member| member.client_ur_ls)
-            .collect()
-    } else {
-        client.global.endpoints.clone()
-    };
+    let endpoints = endpoints(client, args.cluster).await?;
     match args.command {
         EndpointCommand::Status(_) => status(client, &endpoints).await,
         EndpointCommand::Health(_) => health(client, endpoints).await,
+        EndpointCommand::Hashkv(args) => hash(client, &endpoints, args.rev).await,
+    }
+}
+
+async fn hash(client: &Client, endpoints: &[String], revision: i64) -> Outcome {
+    let (mut answers, mut failed) = (Vec::new(), Ok(()));
+    for endpoint in endpoints {
+        let answer = async {
+            let channel = client.connect_to(std::slice::from_ref(endpoint), Some(client.deadline())).await?;
+            client.call(MaintenanceClient::new(channel).hash_kv(pb::HashKvRequest { revision })).await
+        };
+        match answer.await {
+            Ok(hash) => answers.push((endpoint.clone(), hash)),
+            Err(error) => {
+                eprintln!("Failed to get the hash of endpoint {endpoint} ({error})");
+                failed = Err(error);
+            }
+        }
+    }
+    show_hash(client.format, &answers)?;
+    failed
+}
+
+fn show_hash(format: Format, answers: &[(String, pb::HashKvResponse)]) -> Outcome {
+    let rows: Vec<Vec<String>> =
+        answers.iter().map(|(endpoint, hash)| vec![endpoint.clone(), hash.hash.to_string()]).collect();
+    match format {
+        Format::Simple => {
+            let lines: String = rows.iter().map(|row| format!("{}\n", row.join(", "))).collect();
+            output::print(lines.as_bytes())
+        }
+        Format::Table => output::print(table::draw(&["ENDPOINT", "HASH"], &rows).as_bytes()),
+        Format::Json => output::print_line(&json::list(answers, |(endpoint, hash)| {
+            let body = Object::new()
+                .header(&hash.header)
+                .opt_number("hash", hash.hash)
+                .opt_number("compact_revision", hash.compact_revision)
+                .end();
+            Object::new().text("Endpoint", endpoint).raw("HashKV", body).end()
+        })),
+        Format::Fields => {
+            let mut out = String::new();
+            for (endpoint, hash) in answers {
+                output::push_header(&mut out, &hash.header.unwrap_or_default());
+                let endpoint = output::quote(endpoint.as_bytes());
+                let _ = writeln!(out, "\"Endpoint\" : {endpoint}\n\"Hash\" : {}\n", hash.hash);
+            }
+            output::print(out.as_bytes())
+        }
+        Format::Protobuf => Err(format.unsupported()),
     }
 }
 

@@ -4,14 +4,19 @@
 //! and an exit code. Output, texts and codes are those of etcdctl 3.4; one file holds one family of
 //! commands. Nothing is kept between runs.
 
+mod alarm;
 mod cli;
 mod client;
+mod concurrency;
 mod duration;
 mod endpoint;
 mod error;
 mod kv;
+mod lease;
+mod maintenance;
 mod member;
 mod output;
+mod txn;
 mod watch;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -63,6 +68,14 @@ async fn dispatch(cli: Cli) -> Outcome {
         Command::Watch(args) => watch::watch(&client, args).await,
         Command::Member(command) => member::run(&client, command).await,
         Command::Endpoint(args) => endpoint::run(&client, args).await,
+        Command::Txn(args) => txn::txn(&client, args).await,
+        Command::Lease(command) => lease::run(&client, command).await,
+        Command::Alarm(command) => alarm::run(&client, command).await,
+        Command::Defrag(args) => maintenance::defrag(&client, args).await,
+        Command::MoveLeader(words) => maintenance::move_leader(&client, words).await,
+        Command::Snapshot(command) => maintenance::snapshot(&client, command).await,
+        Command::Lock(args) => concurrency::lock(&client, args).await,
+        Command::Elect(args) => concurrency::elect(&client, args).await,
         Command::Version => Ok(()),
     }
 }

@@ -53,25 +53,34 @@ fn on_path(program: &str, package: &str) -> PathBuf {
     )
 }
 
+/// The path of our client, the newest build. Panics with advice when there is none.
+pub fn cairnctl() -> PathBuf {
+    newest_build("cairnctl")
+}
+
 fn our_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CAIRN_BIN") {
         let path = PathBuf::from(path);
         assert!(path.is_file(), "CAIRN_BIN={} is not a file", path.display());
         return path;
     }
+    newest_build("cairn")
+}
+
+fn newest_build(program: &str) -> PathBuf {
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => PathBuf::from(target),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     };
     let built = |profile: &str| {
-        let path = target.join(profile).join("cairn");
+        let path = target.join(profile).join(program);
         let modified: SystemTime = path.metadata().ok()?.modified().ok()?;
         Some((modified, path))
     };
     let newest = ["release", "debug"].into_iter().filter_map(built).max();
     newest
         .unwrap_or_else(|| {
-            panic!("no server binary under {}: build it first: cargo build --release", target.display())
+            panic!("no {program} under {}: build it first: cargo build --release", target.display())
         })
         .1
 }

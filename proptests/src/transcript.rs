@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::normalise::{self, Names};
-use crate::process::{Cluster, POLL_INTERVAL, Ports, Side, etcdctl};
+use crate::process::{Cluster, POLL_INTERVAL, Ports, Side, cairnctl, etcdctl};
 use crate::script::{Ctl, Script, Step, Until, split};
 
 /// How long one foreground command may run.
@@ -63,6 +64,26 @@ pub fn compare_apart(script: &Script) {
     expect_equal(script, &etcd, &ours);
 }
 
+/// Plays the script against our server with `etcdctl` and then with `cairnctl`. What the client library
+/// of `etcdctl` logs is its own affair.
+pub fn compare_clients(script: &Script) {
+    let ports = ports(script);
+    let [etcdctl, cairnctl] = [etcdctl(), cairnctl()].map(|client| {
+        let mut played = play_with(client, Side::Ours, script, &ports, true);
+        for record in &mut played.records {
+            let logged = |line: &&str| line.starts_with("err| {\"level\":");
+            record.outcome = record
+                .outcome
+                .lines()
+                .filter(|line| !logged(line))
+                .map(|line| line.to_owned() + "\n")
+                .collect();
+        }
+        played
+    });
+    expect_equal(script, &etcdctl, &cairnctl);
+}
+
 /// Panics with a diff of each step that differs.
 pub fn expect_equal(script: &Script, etcd: &Played, ours: &Played) {
     assert_eq!(etcd.records.len(), ours.records.len(), "both sides play the same steps");
@@ -91,10 +112,15 @@ pub fn ports(script: &Script) -> Vec<Ports> {
 
 /// Plays the script on one side. `ids` records the raw member and cluster ids as the first step.
 pub fn play(side: Side, script: &Script, ports: &[Ports], ids: bool) -> Played {
+    play_with(etcdctl(), side, script, ports, ids)
+}
+
+fn play_with(client: PathBuf, side: Side, script: &Script, ports: &[Ports], ids: bool) -> Played {
     let cluster = Cluster::start(side, &ports[..script.members], &script.flags);
     let mirror =
         script.mirror.then(|| Cluster::start(side, &ports[script.members + 1..script.members + 2], &[]));
     let mut player = Player {
+        client,
         cluster,
         mirror,
         spare: ports[script.members],
@@ -114,6 +140,7 @@ pub fn play(side: Side, script: &Script, ports: &[Ports], ids: bool) -> Played {
 }
 
 struct Player {
+    client: PathBuf,
     cluster: Cluster,
     mirror: Option<Cluster>,
     spare: Ports,
@@ -216,9 +243,9 @@ impl Player {
         self.background.get_mut(name).unwrap_or_else(|| panic!("no background command {name:?}"))
     }
 
-    /// `etcdctl` with the words of `line`, placeholders filled in, and the first endpoint unless given.
+    /// The client with the words of `line`, placeholders filled in, and the first endpoint unless given.
     fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(etcdctl());
+        let mut command = Command::new(&self.client);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ETCD") {
                 command.env_remove(name);

@@ -308,8 +308,9 @@ impl Body for ReplyBody {
         self.message.is_none() && !self.trailers
     }
 
+    /// Not exact: that would become a content-length, at which some clients stop before the trailers.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.message.as_ref().map_or(0, |message| message.len() as u64))
+        SizeHint::new()
     }
 }
 

@@ -135,7 +135,9 @@ fn reworded(headers: &HeaderMap, path: &str) -> Option<Status> {
     headers.get("grpc-status")?;
     let status = Status::from_header_map(headers)?;
     if status.code() == Code::Unimplemented && status.message().is_empty() {
-        let (service, method) = path.trim_start_matches('/').split_once('/')?;
+        let Some((service, method)) = path.trim_start_matches('/').split_once('/') else {
+            return Some(Status::resource_exhausted(format!("malformed method name: {path:?}")));
+        };
         let known = super::SERVICES.contains(&service);
         return Some(Status::unimplemented(if known {
             format!("unknown method {method} for service {service}")
@@ -143,7 +145,15 @@ fn reworded(headers: &HeaderMap, path: &str) -> Option<Status> {
             format!("unknown service {service}")
         }));
     }
-    too_large(&status)
+    unknown_encoding(&status).or_else(|| too_large(&status))
+}
+
+/// `status` in grpc-go's words if it says that a message is compressed.
+fn unknown_encoding(status: &Status) -> Option<Status> {
+    let encoding = status.message().strip_prefix("Content is compressed with `")?;
+    let encoding = encoding.strip_suffix("` which isn't supported")?;
+    let text = format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
+    Some(Status::unimplemented(text))
 }
 
 /// `status` in grpc-go's words if it says that a message is larger than the server receives.
@@ -169,6 +179,22 @@ mod tests {
         for bad in ["", "S", "5", "5x", "123456789S", "-1S", "1\u{e9}"] {
             assert_eq!(timeout(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn tonics_own_refusals_are_in_the_words_of_grpc_go() {
+        let reworded = |refusal: Status, path| {
+            let refusal = refusal.into_http::<String>();
+            reworded(refusal.headers(), path).map(|status| (status.code(), status.message().to_owned()))
+        };
+        let nameless = reworded(Status::unimplemented(""), "/nope").unwrap();
+        assert_eq!(nameless, (Code::ResourceExhausted, "malformed method name: \"/nope\"".to_owned()));
+        let unknown = reworded(Status::unimplemented(""), "/etcdserverpb.KV/Fly").unwrap();
+        assert_eq!(unknown.1, "unknown method Fly for service etcdserverpb.KV");
+        let compressed = Status::unimplemented("Content is compressed with `gzip` which isn't supported");
+        let compressed = reworded(compressed, "/etcdserverpb.KV/Range").unwrap();
+        assert_eq!(compressed.1, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"");
+        assert_eq!(reworded(Status::not_found("etcdserver: x"), "/etcdserverpb.KV/Range"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Each test is one script, which is data; `cairn_proptests::transcript` plays and compares it. Set
 //! `CAIRN_TRANSCRIPT_SHOW=1` (with `--nocapture`) to read what etcd says.
 
+mod cairnctl;
 mod cluster;
 mod concurrency;
 mod kv;

@@ -14,7 +14,9 @@ use cairn_core::types::MemberId;
 use cairn_net::handle::Handle;
 use futures::future::join_all;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::config::Config;
 use crate::driver::{Peers, hex};
 use crate::peer_calls::{Hash, other_members, own_hash, peer_hash};
 
@@ -89,12 +91,25 @@ impl Checks {
         Ok(())
     }
 
+    /// Starts the comparisons that are configured to go on.
+    pub(crate) fn spawn(self, config: &Config, handle: &Handle) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::new();
+        if !config.corrupt_check_time.is_zero() {
+            tasks.push(tokio::spawn(self.clone().monitor(handle.clone(), config.corrupt_check_time)));
+        }
+        if config.features.enabled("CompactHashCheck") {
+            let interval = config.compact_hash_check_time;
+            tasks.push(tokio::spawn(self.monitor_compactions(handle.clone(), interval)));
+        }
+        tasks
+    }
+
     fn leads(&self) -> bool {
         self.status.borrow().role == Role::Leader
     }
 
     /// While this member leads, compares everything at its present revision every `interval`.
-    pub(crate) async fn monitor(self, handle: Handle, interval: Duration) {
+    async fn monitor(self, handle: Handle, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
             if self.leads()
@@ -122,7 +137,7 @@ impl Checks {
     }
 
     /// While this member leads, compares what each compaction has left, looking every `interval`.
-    pub(crate) async fn monitor_compactions(self, handle: Handle, interval: Duration) {
+    async fn monitor_compactions(self, handle: Handle, interval: Duration) {
         let mut checked = 0;
         loop {
             tokio::time::sleep(interval).await;

@@ -54,7 +54,7 @@ impl World {
             let (batch, log_start) = bootstrap_batch(&cluster);
             backend.commit(&batch).expect("memory takes it");
             let hard_state = HardState { term: 1, vote: 0, commit: log_start.index };
-            let recovered = Recovered { log_start, hard_state, entries: Vec::new() };
+            let recovered = Recovered { log_start, hard_state, ..Recovered::default() };
             let mut config = Config::new(member.id, cluster.id(), 1, 7);
             config.name.clone_from(&member.name);
             config.client_urls = vec!["http://127.0.0.1:2379".to_owned()];
@@ -126,7 +126,9 @@ impl World {
                 continue;
             };
             match output {
-                Output::Append { seq, .. } => later.push_back(Input::Appended { seq }),
+                Output::Append { seq, .. } | Output::Repair { seq, .. } => {
+                    later.push_back(Input::Appended { seq })
+                }
                 Output::Send { to, message } => messages.push_back((id, to, message)),
                 Output::Reply { result, .. } => {
                     result.expect("the requests are sound");

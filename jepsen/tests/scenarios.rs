@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use cairn_jepsen::process::Binary;
 use cairn_jepsen::scenario::{
-    Big, Environment, ForceNew, GrowShrink, KillLeader, KillSingle, Watchers, WipedDisk,
+    Big, Environment, ForceNew, GrowShrink, KillLeader, KillSingle, RottenLog, Watchers, WipedDisk,
 };
 use cairn_jepsen::{Failure, Figures};
 
@@ -57,6 +57,16 @@ async fn kill_single() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let scenario = KillSingle { kills: 15, writers: 16, between: 400, snapshot_count: 500, seed: 4 };
     holds(scenario.run(&binary()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotten_log() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let binary = binary();
+    // etcd does not start on such a log.
+    if binary.cairn {
+        holds(RottenLog { rounds: 3, writers: 8, between: 400, seed: 6 }.run(&binary).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

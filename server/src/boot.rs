@@ -92,13 +92,13 @@ fn restart(config: &Config, dir: &DataDir, disk: FsDisk) -> Result<Booted, Strin
         ));
     }
     let (backend, backend_file) = open_backend(config, dir)?;
-    let mut recovered =
-        Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
+    let metadata = found.metadata;
+    let mut recovered = Recovered::from(found);
     if config.force_new_cluster {
-        force(found.metadata, &mut wal, &mut recovered, backend.clone())?;
+        force(metadata, &mut wal, &mut recovered, backend.clone())?;
     }
     Ok(Booted {
-        metadata: found.metadata,
+        metadata,
         wal,
         wal_times,
         recovered,
@@ -216,7 +216,7 @@ fn create(
     let first = Append { log_start: Some(log_start), entries: Vec::new(), hard_state: Some(hard_state) };
     let wal_times = disk.times();
     let wal = Wal::create(disk, metadata, &first, wal_options(config)).map_err(|error| error.to_string())?;
-    let recovered = Recovered { log_start, hard_state, entries: Vec::new() };
+    let recovered = Recovered { log_start, hard_state, ..Recovered::default() };
     Ok(Booted {
         metadata,
         wal,

@@ -93,6 +93,32 @@ pub(crate) fn log(event: &NodeEvent, member_id: u64, cluster_id: u64) {
         NodeEvent::ReadIndexSlow => {
             tracing::warn!("waiting for ReadIndex response took too long, retrying");
         }
+        NodeEvent::LogEntryDamaged(damaged) => {
+            tracing::error!(
+                file = damaged.file,
+                offset = damaged.offset,
+                index = damaged.id.index,
+                term = damaged.id.term,
+                bytes = damaged.data_len,
+                "an entry of the log is damaged; asking other members for it before taking part"
+            );
+        }
+        NodeEvent::LogEntryNowhere(damaged) => {
+            tracing::error!(
+                file = damaged.file,
+                offset = damaged.offset,
+                index = damaged.id.index,
+                term = damaged.id.term,
+                "no member that answers has a damaged entry of the log; waiting for the others. If they \
+                 are lost, remove this member and add it again with an empty data directory"
+            );
+        }
+        NodeEvent::LogEntryLeftOut { index, term } => {
+            tracing::warn!(index, term, "a damaged entry of the log was never committed; leaving it out");
+        }
+        NodeEvent::LogRepaired { entries, bytes } => {
+            tracing::info!(entries, bytes, "repaired the log from other members");
+        }
         NodeEvent::ProposalFailed | NodeEvent::ReadIndexFailed => {}
         NodeEvent::LeaseExpired { id } => tracing::debug!("lease-id" = format!("{id:x}"), "lease expired"),
     }

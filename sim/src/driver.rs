@@ -247,6 +247,7 @@ impl Cluster {
                 });
                 self.log_job(id, LogJob::Append { seq, append });
             }
+            Output::Repair { seq, entries } => self.log_job(id, LogJob::Repair { seq, entries }),
             Output::ReleaseLog { index } => self.log_job(id, LogJob::Release { index }),
             Output::Send { to, message } => self.send(id, to, message),
             Output::Reply { id: request, result } => {
@@ -552,5 +553,6 @@ fn kind(output: &Output) -> u64 {
         Output::RemovePeer { .. } => 14,
         Output::Event(_) => 15,
         Output::Fatal(_) => 16,
+        Output::Repair { .. } => 17,
     }
 }

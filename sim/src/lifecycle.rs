@@ -113,8 +113,7 @@ impl Cluster {
         self.coverage.add(Point::TornTailCut, u64::from(torn));
         self.coverage.add(Point::Replayed, u64::from(!found.entries.is_empty()));
         self.coverage.add(Point::ClockDrifts, u64::from(rate != 1_000_000));
-        let recovered =
-            Recovered { log_start: found.log_start, hard_state: found.hard_state, entries: found.entries };
+        let recovered = Recovered::from(found);
         self.trace.line(now, || {
             let (start, state) = (recovered.log_start, recovered.hard_state);
             format!("{id:16x} starts (boot {boot}): log after {start:?} to {}, {state:?}", log.last())

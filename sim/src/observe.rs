@@ -26,6 +26,9 @@ impl Cluster {
         }
         let status = process.node.progress();
         for output in outputs {
+            if let Output::Repair { entries, .. } = output {
+                process.log.repair(entries.iter().map(|(_, entry)| entry));
+            }
             let Output::Append { append, .. } = output else {
                 process.installing |= *output == Output::InstallSnapshot;
                 continue;

@@ -34,6 +34,9 @@ pub fn force_new_cluster(
     let store = Store::open(backend, StoreOptions::default())?;
     let position = snapshot::Position::load(&store)?;
     let (mut log, first) = snapshot::recover_log(std::mem::take(recovered), &position)?;
+    if let Some(damaged) = log.damaged.first() {
+        return Err(Fatal(damaged.error().to_string()));
+    }
     let mut cluster = load_cluster(&store, ids.cluster_id)?;
     let kept = keep(&log, position.applied.index, &mut cluster, ids.member_id);
     let own = cluster.member(ids.member_id).ok_or_else(|| {

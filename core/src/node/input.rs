@@ -82,9 +82,9 @@ pub enum Input {
         /// The peer.
         peer: MemberId,
     },
-    /// Every append up to this one is durable.
+    /// Every append and repair up to this one is durable.
     Appended {
-        /// From [`super::Output::Append`].
+        /// From [`super::Output::Append`] or [`super::Output::Repair`].
         seq: u64,
     },
     /// The flush in flight is committed.

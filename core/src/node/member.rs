@@ -1,5 +1,6 @@
 //! Membership: changes to it, the peers that follow from it, and this member's own attributes.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -156,7 +157,10 @@ impl Node {
     /// The transport, or a message that arrived, says that the peer is there. This member may not know
     /// yet that it is one: a member that joins is connected before it has heard of the membership.
     pub(super) fn handle_peer_connected(&mut self, peer: MemberId) {
-        self.connected.entry(peer).or_insert(self.now);
+        if let Entry::Vacant(place) = self.connected.entry(peer) {
+            place.insert(self.now);
+            self.repair_from_anyone();
+        }
     }
 
     pub(super) fn handle_peer_unreachable(&mut self, peer: MemberId) {

@@ -7,6 +7,7 @@
 //! - `ready`: the `raft` crate's Ready, turned into appends, messages and applies;
 //! - `propose`, `read`, `member`, `forward`: the ways of a request through the member;
 //! - `apply`: the only place where replicated state changes;
+//! - `repair`: log entries that rotted are fetched from peers before Raft starts;
 //! - `failover`: an early election when the leader's process has ended;
 //! - `timers`: ticks, deadlines, lease expiry, flushes, automatic compaction;
 //! - `snapshot`: a follower's catch-up by bulk transfer;
@@ -31,6 +32,7 @@ mod peer_message;
 mod propose;
 mod read;
 mod ready;
+mod repair;
 mod request;
 mod snapshot;
 mod status;
@@ -56,7 +58,7 @@ use crate::raft_log::RaftLog;
 use crate::rng::Rng;
 use crate::time::Time;
 use crate::types::{ClusterId, Index, MemberId, Term};
-use crate::wal::{HardState, LogEntry, LogStart};
+use crate::wal::{self, Damaged, HardState, LogEntry, LogStart};
 use crate::watch::WatchHub;
 
 pub use applied::{APPLIED_OPS, AppliedOps};
@@ -81,6 +83,15 @@ pub struct Recovered {
     pub hard_state: HardState,
     /// The entries after `log_start`.
     pub entries: Vec<LogEntry>,
+    /// Those of them whose bytes are gone.
+    pub damaged: Vec<Damaged>,
+}
+
+impl From<wal::Recovered> for Recovered {
+    fn from(found: wal::Recovered) -> Self {
+        let wal::Recovered { log_start, hard_state, entries, damaged, .. } = found;
+        Self { log_start, hard_state, entries, damaged }
+    }
 }
 
 /// A member. See the module's documentation for the manner of use.
@@ -122,6 +133,7 @@ pub struct Node {
     /// Requests of followers that this leader answers, by the id that they have here.
     forwarded: BTreeMap<u64, CommandId>,
     failover: Option<failover::Failover>,
+    repair: Option<repair::Repair>,
     /// Lease ids chosen since the start.
     lease_ids: u64,
     applied_ops: AppliedOps,
@@ -147,8 +159,15 @@ impl Node {
         let store = Store::open(backend.clone(), StoreOptions::default())?;
         let position = snapshot::Position::load(&store)?;
         let (recovered, first_append) = snapshot::recover_log(recovered, &position)?;
-        let Recovered { log_start, hard_state, entries } = recovered;
-        let log = RaftLog::new(log_start, entries, hard_state, position.voters.clone(), position.applied);
+        let damaged = recovered.damaged.first().cloned();
+        let (log, repair) = if damaged.is_some() {
+            let repair = repair::Repair::new(recovered, now);
+            (repair.log_meanwhile(&position), Some(repair))
+        } else {
+            let Recovered { log_start, hard_state, entries, .. } = recovered;
+            let (applied, voters) = (position.applied, position.voters.clone());
+            (RaftLog::new(log_start, entries, hard_state, voters, applied), None)
+        };
         let raft_config = raft_config(&config, position.applied.index);
         let raw = RawNode::new(&raft_config, log, &quiet_logger())
             .map_err(|error| Fatal(format!("the Raft state cannot be loaded: {error}")))?;
@@ -192,6 +211,7 @@ impl Node {
             publish: member::Publish::default(),
             forwarded: BTreeMap::new(),
             failover: None,
+            repair,
             lease_ids: 0,
             applied_ops: AppliedOps::default(),
             config,
@@ -203,7 +223,11 @@ impl Node {
             node.emit(Output::Append { seq: node.append.emitted, append });
         }
         node.spread_election_timeout();
-        node.first_election();
+        match damaged {
+            Some(damaged) if node.peers.is_empty() => return Err(Fatal(damaged.error().to_string())),
+            Some(_) => node.tell_damage(),
+            None => node.first_election(),
+        }
         Ok(node)
     }
 
@@ -322,6 +346,8 @@ impl Node {
             }
             PeerMessage::Forward { id, request } => self.handle_forward(from, id, request),
             PeerMessage::ForwardReply { id, result } => self.handle_forward_reply(id, result),
+            PeerMessage::RepairAsk { entries } => self.handle_repair_ask(from, entries),
+            PeerMessage::RepairReply { term, answers } => self.handle_repair_reply(from, term, answers),
         }
     }
 
@@ -337,6 +363,9 @@ impl Node {
     fn step(&mut self, from: MemberId, message: RaftMessage) {
         // Reliability row 32: an address may have changed hands.
         if message.from != from || message.to != self.config.member_id || message.is_snapshot() {
+            return;
+        }
+        if self.repair.is_some() {
             return;
         }
         let Some(message) = message.into_raft() else { return };

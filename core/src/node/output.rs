@@ -6,7 +6,7 @@ use crate::api::{Response, WatchResponse};
 use crate::backend::Batch;
 use crate::error::{Error, Fatal};
 use crate::types::{Index, MemberId, Term};
-use crate::wal::Append;
+use crate::wal::{Append, Damaged, LogEntry};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,14 @@ pub enum Output {
         seq: u64,
         /// What to write.
         append: Append,
+    },
+    /// Write these entries again, each in the place where it was damaged, and make them durable, in
+    /// order with the appends; answer with [`super::Input::Appended`].
+    Repair {
+        /// Counts up together with those of appends.
+        seq: u64,
+        /// The entries.
+        entries: Vec<(Damaged, LogEntry)>,
     },
     /// Send to a peer; may be lost.
     Send {
@@ -172,6 +180,20 @@ pub enum NodeEvent {
     },
     LogCompacted {
         index: Index,
+    },
+    /// An entry of the log is damaged: other members are asked for it before this one takes part.
+    LogEntryDamaged(Damaged),
+    /// No member that answers has it.
+    LogEntryNowhere(Damaged),
+    /// It was never committed: a quorum of others lacks it.
+    LogEntryLeftOut {
+        index: Index,
+        term: Term,
+    },
+    /// The log is whole again.
+    LogRepaired {
+        entries: usize,
+        bytes: usize,
     },
     ProposalFailed,
     ReadIndexSlow,

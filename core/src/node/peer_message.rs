@@ -14,7 +14,7 @@ use crate::command::CommandId;
 use crate::error::Error;
 use crate::raft_log::{from_raft, to_raft};
 use crate::types::{Index, MemberId, Term};
-use crate::wal::LogEntry;
+use crate::wal::{EntryId, LogEntry};
 
 const FORMAT: u8 = 1;
 
@@ -186,6 +186,20 @@ pub(crate) enum PeerMessage {
     Forward { id: CommandId, request: Request },
     /// Its answer.
     ForwardReply { id: CommandId, result: Result<ResponseBody, Error> },
+    /// A member whose log rotted asks for these entries.
+    RepairAsk { entries: Vec<EntryId> },
+    /// What the sender, whose durable term this is, has of them.
+    RepairReply { term: Term, answers: Vec<RepairAnswer> },
+}
+
+/// What a member has in the place of an entry that another one asks for. It says nothing of an entry
+/// that it has compacted, or whose bytes it has lost as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RepairAnswer {
+    /// The entry.
+    Have(LogEntry),
+    /// None at this index, or one of another term.
+    Absent(Index),
 }
 
 /// Which kind of log entry a proposal becomes.

@@ -109,6 +109,7 @@ impl Node {
         assert!(seq <= self.append.emitted, "append {seq} was never emitted");
         self.append.durable = self.append.durable.max(seq);
         self.settle_appends();
+        self.finish_repair();
     }
 
     /// Acknowledges to the crate, and to peers, whatever the durable appends cover.

@@ -111,7 +111,7 @@ pub(super) fn recover_log(
     recovered: Recovered,
     position: &Position,
 ) -> Result<(Recovered, Option<Append>), Fatal> {
-    let Recovered { mut log_start, mut hard_state, mut entries } = recovered;
+    let Recovered { mut log_start, mut hard_state, mut entries, mut damaged } = recovered;
     let applied = position.applied;
     if applied.index < log_start.index {
         return Err(Fatal(format!(
@@ -130,6 +130,7 @@ pub(super) fn recover_log(
     if installed {
         // A snapshot was installed and the process ended before the log heard of it.
         entries.clear();
+        damaged.clear();
         log_start = applied;
         hard_state.commit = applied.index;
     }
@@ -143,12 +144,18 @@ pub(super) fn recover_log(
             hard_state.commit
         )));
     }
+    // The backend has what these did: the log begins after them. Their bytes go with their segment.
+    let needless = damaged.partition_point(|damaged| damaged.id.index <= applied.index);
+    if let Some(damaged) = damaged.drain(..needless).next_back() {
+        log_start = LogStart { index: damaged.id.index, term: damaged.id.term };
+        entries.retain(|entry| entry.index > log_start.index);
+    }
     let first = installed.then(|| Append {
         log_start: Some(log_start),
         entries: Vec::new(),
         hard_state: Some(hard_state),
     });
-    Ok((Recovered { log_start, hard_state, entries }, first))
+    Ok((Recovered { log_start, hard_state, entries, damaged }, first))
 }
 
 /// Transfers in both directions.
@@ -219,7 +226,8 @@ impl Node {
     }
 
     pub(super) fn handle_snapshot_received(&mut self, from: MemberId, header: &[u8]) {
-        let accepted = self.snapshots.installing.is_none() && self.step_snapshot(from, header);
+        let may = self.snapshots.installing.is_none() && self.repair.is_none();
+        let accepted = may && self.step_snapshot(from, header);
         if !accepted {
             self.emit(Output::DiscardSnapshot);
         }

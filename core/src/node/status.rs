@@ -36,6 +36,7 @@ pub struct Wakeup {
 pub enum WakeupReason {
     Tick,
     Failover,
+    Repair,
     Deadline,
     ReadRetry,
     Lease,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Config, Input, Node, Output, Recovered, Role, bootstrap_batch, force_new_cluster};
+use super::{Config, Input, Node, NodeEvent, Output, Recovered, Role, bootstrap_batch, force_new_cluster};
 use crate::api::{
     AlarmAction, AlarmKind, AlarmRequest, PutRequest, RangeRequest, Request, Response, ResponseBody,
     WatchCreateRequest, WatchResponse,
@@ -19,10 +19,11 @@ use crate::error::{Error, Fatal};
 use crate::mvcc::{StoreView, compact_batch};
 use crate::time::Time;
 use crate::types::Revision;
-use crate::wal::{Append, HardState, LogEntry, LogStart, Metadata};
+use crate::wal::{Append, Damaged, HardState, LogEntry, LogStart, Metadata};
 
 mod failover;
 mod force;
+mod repair;
 
 /// A log in memory; appends are durable at once.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,7 @@ struct Log {
     start: LogStart,
     hard_state: HardState,
     entries: Vec<LogEntry>,
+    damaged: BTreeMap<u64, Damaged>,
 }
 
 impl Log {
@@ -37,8 +39,10 @@ impl Log {
         if let Some(start) = append.log_start {
             self.start = start;
             self.entries.clear();
+            self.damaged.clear();
         }
         if let Some(first) = append.entries.first() {
+            self.damaged.split_off(&first.index);
             self.entries.truncate(usize::try_from(first.index - self.start.index - 1).unwrap());
         }
         self.entries.extend(append.entries.iter().cloned());
@@ -46,7 +50,19 @@ impl Log {
     }
 
     fn recovered(&self) -> Recovered {
-        Recovered { log_start: self.start, hard_state: self.hard_state, entries: self.entries.clone() }
+        let damaged = self.damaged.values().cloned().collect();
+        let (log_start, hard_state) = (self.start, self.hard_state);
+        let mut entries = self.entries.clone();
+        for entry in entries.iter_mut().filter(|entry| self.damaged.contains_key(&entry.index)) {
+            (entry.kind, entry.data) = Default::default();
+        }
+        Recovered { log_start, hard_state, entries, damaged }
+    }
+
+    /// The entry's bytes rot; its identity does not.
+    fn rot(&mut self, index: u64) {
+        let entry = self.entries.iter().find(|entry| entry.index == index).unwrap();
+        self.damaged.insert(index, Damaged::of(entry, "log", 0));
     }
 }
 
@@ -65,6 +81,9 @@ struct World {
     messages: VecDeque<(u64, u64, Bytes)>,
     replies: BTreeMap<(u64, u64), Result<Response, Error>>,
     watch: Vec<(u64, u64, WatchResponse)>,
+    events: Vec<(u64, NodeEvent)>,
+    /// Bytes of messages that reached each member.
+    bytes: BTreeMap<u64, usize>,
     cut: BTreeSet<u64>,
     double: bool,
     next_id: u64,
@@ -84,6 +103,8 @@ impl World {
             messages: VecDeque::new(),
             replies: BTreeMap::new(),
             watch: Vec::new(),
+            events: Vec::new(),
+            bytes: BTreeMap::new(),
             cut: BTreeSet::new(),
             double: false,
             next_id: 0,
@@ -95,7 +116,7 @@ impl World {
             let (batch, start) = bootstrap_batch(&cluster);
             backend.commit(&batch).unwrap();
             let hard_state = HardState { term: 1, vote: 0, commit: start.index };
-            let log = Log { start, hard_state, entries: Vec::new() };
+            let log = Log { start, hard_state, ..Log::default() };
             world.start(member.id, log, backend);
         }
         world
@@ -152,6 +173,13 @@ impl World {
             match output {
                 Output::Append { seq, append } => {
                     member.log.append(&append);
+                    later.push_back(Input::Appended { seq });
+                }
+                Output::Repair { seq, entries } => {
+                    for (damaged, entry) in entries {
+                        assert_eq!(member.log.damaged.remove(&entry.index).as_ref(), Some(&damaged));
+                        assert!(damaged.is(&entry) && member.log.entries.contains(&entry));
+                    }
                     later.push_back(Input::Appended { seq });
                 }
                 Output::Send { to, message } => {
@@ -213,10 +241,8 @@ impl World {
                 Output::SetPeer { id: peer, .. } => {
                     later.push_back(Input::PeerConnected { peer });
                 }
-                Output::ReleaseLog { .. }
-                | Output::RemovePeer { .. }
-                | Output::CloseWatch { .. }
-                | Output::Event(_) => {}
+                Output::ReleaseLog { .. } | Output::RemovePeer { .. } | Output::CloseWatch { .. } => {}
+                Output::Event(event) => self.events.push((id, event)),
                 Output::Fatal(fatal) => panic!("member {id:x} failed: {fatal}"),
             }
         }
@@ -230,6 +256,7 @@ impl World {
             if from == 0 {
                 self.drain(to);
             } else {
+                *self.bytes.entry(to).or_default() += message.len();
                 self.input(to, Input::Peer { from, message });
             }
         }
@@ -427,6 +454,31 @@ fn a_watcher_sees_writes_in_order() {
         .flat_map(|(_, _, response)| response.events.iter().map(|event| event.kv.mod_revision))
         .collect();
     assert_eq!(revisions, [2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_watcher_catches_up_without_time_passing() {
+    let mut world = World::new(1, |_| {});
+    world.run(Duration::from_millis(50));
+    let id = world.leader().unwrap();
+    // Several windows of history without anything for the watcher, and its event at the end.
+    for i in 0..5_000 {
+        world.put(id, &format!("other{i}"), "").unwrap();
+    }
+    world.put(id, "a", "1").unwrap();
+    world.run(Duration::from_millis(200));
+    world.input(id, Input::WatchOpen { stream: 1 });
+    let request = WatchCreateRequest { key: "a".into(), start_revision: 2, ..WatchCreateRequest::default() };
+    world.input(id, Input::WatchCreate { stream: 1, request });
+    let now = world.now;
+    let mut slices = 0;
+    while world.members[&id].node.next_wakeup().is_some_and(|wakeup| wakeup.at <= now) {
+        world.input(id, Input::Wakeup);
+        slices += 1;
+        assert!(slices < 20, "it works without an end");
+    }
+    assert!(slices >= 3, "one slice is bounded");
+    assert_eq!(world.watch.iter().map(|(_, _, response)| response.events.len()).sum::<usize>(), 1);
 }
 
 #[test]

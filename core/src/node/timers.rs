@@ -129,6 +129,10 @@ impl Node {
         if self.failed {
             return None;
         }
+        if self.dirty {
+            // A slice of work ended without an output that would have brought the driver back.
+            return Some(Wakeup { at: self.now, reason: WakeupReason::Watch });
+        }
         let flush = self
             .flush
             .oldest
@@ -136,6 +140,7 @@ impl Node {
         let candidates = [
             (WakeupReason::Tick, Some(self.timers.next_tick)),
             (WakeupReason::Failover, self.next_failover()),
+            (WakeupReason::Repair, self.next_repair()),
             (WakeupReason::Deadline, self.requests.next_deadline()),
             (WakeupReason::ReadRetry, self.reads.next_deadline()),
             (WakeupReason::Lease, self.lessor.next_deadline()),
@@ -153,6 +158,7 @@ impl Node {
     pub(super) fn advance_time(&mut self) {
         self.tick();
         self.work_failover();
+        self.work_repair();
         self.expire_requests();
         self.retry_reads();
         self.publish_attributes();
@@ -168,7 +174,7 @@ impl Node {
             self.timers.next_tick = self.timers.next_tick + self.config.heartbeat;
             // A campaign looks through the committed entries that are not applied: while a snapshot
             // takes their place, the crate would ask for entries that no longer exist.
-            if !self.snapshots.replacing() {
+            if !self.snapshots.replacing() && self.repair.is_none() {
                 self.raw.tick();
                 self.spread_election_timeout();
             }

@@ -105,6 +105,11 @@ impl RaftLog {
         self.start.index + self.entries.len() as u64
     }
 
+    /// The entry at an index, if it is in memory.
+    pub(crate) fn entry(&self, index: Index) -> Option<&LogEntry> {
+        self.at(index)
+    }
+
     fn at(&self, index: Index) -> Option<&LogEntry> {
         self.entries.get(usize::try_from(index.checked_sub(self.start.index + 1)?).ok()?)
     }

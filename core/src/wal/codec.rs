@@ -34,7 +34,7 @@ pub(super) const BATCHES_OFFSET: u64 = 2 * SECTOR;
 const SEGMENT_HEADER_LEN: usize = 92;
 /// The length of a batch's head.
 pub(super) const HEAD_LEN: usize = 96;
-const ENTRY_HEAD_LEN: usize = 32;
+pub(super) const ENTRY_HEAD_LEN: usize = 32;
 const ROW_LEN: usize = 28;
 const TRAILER_TAIL_LEN: usize = 36;
 
@@ -171,6 +171,31 @@ impl BatchHead {
         (head.len >= least as u64).then_some(head)
     }
 
+    pub(super) fn encode(&self) -> [u8; HEAD_LEN] {
+        let mut out = Vec::with_capacity(HEAD_LEN);
+        out.put_u32_le(BATCH_MAGIC);
+        out.put_u32_le(0);
+        out.put_u64_le(self.link.seq);
+        out.put_u64_le(self.link.number);
+        out.put_u32_le(self.link.chain);
+        out.put_u32_le(self.link.segment);
+        out.put_u32_le(self.flags);
+        out.put_u32_le(self.count);
+        out.put_u64_le(self.len);
+        out.put_u64_le(self.log_start.index);
+        out.put_u64_le(self.log_start.term);
+        out.put_u64_le(self.previous_term);
+        put_hard_state(&mut out, &self.hard_state);
+        let crc = crc32fast::hash(&out[8..]);
+        out[4..8].copy_from_slice(&crc.to_le_bytes());
+        out.try_into().expect("the fields fill the head")
+    }
+
+    /// Where the log begins anew, if the batch says so.
+    pub(super) fn new_log_start(&self) -> Option<LogStart> {
+        (self.flags & FLAG_LOG_START != 0).then_some(self.log_start)
+    }
+
     /// Whether the batch says that its segment is full.
     pub(super) fn is_end(&self) -> bool {
         self.flags & FLAG_END != 0
@@ -228,58 +253,108 @@ pub(super) fn encode_batch(
     let count = u32::try_from(append.entries.len()).expect("a batch has fewer than 2^32 entries");
     out.reserve(len + SECTOR as usize);
 
-    out.put_u32_le(BATCH_MAGIC);
-    out.put_u32_le(0);
-    out.put_u64_le(link.seq);
-    out.put_u64_le(link.number);
-    out.put_u32_le(link.chain);
-    out.put_u32_le(link.segment);
     let log_start_flag = if append.log_start.is_some() { FLAG_LOG_START } else { 0 };
-    out.put_u32_le(log_start_flag | if end { FLAG_END } else { 0 });
-    out.put_u32_le(count);
-    out.put_u64_le(len as u64);
-    let log_start = append.log_start.unwrap_or_default();
-    out.put_u64_le(log_start.index);
-    out.put_u64_le(log_start.term);
-    out.put_u64_le(previous_term);
-    put_hard_state(out, hard_state);
-    assert_eq!(out.len() - start, HEAD_LEN);
-    let head_crc = crc32fast::hash(&out[start + 8..]);
-    out[start + 4..start + 8].copy_from_slice(&head_crc.to_le_bytes());
-
-    let mut table = Vec::with_capacity(append.entries.len() * ROW_LEN);
+    let head = BatchHead {
+        link: *link,
+        flags: log_start_flag | if end { FLAG_END } else { 0 },
+        count,
+        len: len as u64,
+        log_start: append.log_start.unwrap_or_default(),
+        previous_term,
+        hard_state: *hard_state,
+    };
+    let head = head.encode();
+    out.put_slice(&head);
+    let mut rows = Vec::with_capacity(append.entries.len());
     for entry in &append.entries {
-        let at = out.len();
-        out.put_u64_le(entry.term);
-        out.put_u64_le(entry.index);
-        out.put_u64_le(entry.data.len() as u64);
-        out.put_u32_le(entry.kind as u32);
-        let crc = entry_crc(&out[at..], &entry.data);
-        out.put_u32_le(crc);
-        out.put_slice(&entry.data);
-        table.put_u64_le(entry.term);
-        table.put_u64_le(entry.index);
-        table.put_u64_le((at - start) as u64);
-        table.put_u32_le(crc);
+        let offset = (out.len() - start) as u64;
+        let crc = encode_entry(out, entry);
+        rows.push(Row { id: EntryId { term: entry.term, index: entry.index }, offset, crc });
     }
-
-    let trailer = out.len();
-    out.put_slice(&table);
-    put_hard_state(out, hard_state);
-    out.put_u32_le(count);
-    out.put_u32_le(TRAILER_MAGIC);
-    let chain = batch_crc(&out[start..start + HEAD_LEN], &out[trailer..]);
-    out.put_u32_le(chain);
+    let (trailer, chain) = encode_trailer(&head, &rows, hard_state);
+    out.put_slice(&trailer);
     assert_eq!(out.len() - start, len);
     out.resize(start + sectors(len as u64) as usize, 0);
     chain
+}
+
+/// An entry with its head, and the checksum of both.
+pub(super) fn encode_entry(out: &mut Vec<u8>, entry: &LogEntry) -> u32 {
+    let at = out.len();
+    out.put_u64_le(entry.term);
+    out.put_u64_le(entry.index);
+    out.put_u64_le(entry.data.len() as u64);
+    out.put_u32_le(entry.kind as u32);
+    let crc = entry_crc(&out[at..], &entry.data);
+    out.put_u32_le(crc);
+    out.put_slice(&entry.data);
+    crc
+}
+
+/// What a batch's trailer says of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) id: EntryId,
+    /// Where the entry is, from the start of the batch.
+    pub(super) offset: u64,
+    pub(super) crc: u32,
+}
+
+impl Row {
+    fn take(bytes: &mut &[u8]) -> Self {
+        let id = EntryId { term: bytes.get_u64_le(), index: bytes.get_u64_le() };
+        Self { id, offset: bytes.get_u64_le(), crc: bytes.get_u32_le() }
+    }
+}
+
+/// The trailer that goes with an encoded head, and the chain after the batch.
+pub(super) fn encode_trailer(head: &[u8], rows: &[Row], hard_state: &HardState) -> (Vec<u8>, u32) {
+    let mut out = Vec::with_capacity(trailer_len(rows.len()));
+    for row in rows {
+        out.put_u64_le(row.id.term);
+        out.put_u64_le(row.id.index);
+        out.put_u64_le(row.offset);
+        out.put_u32_le(row.crc);
+    }
+    put_hard_state(&mut out, hard_state);
+    out.put_u32_le(u32::try_from(rows.len()).expect("a batch has fewer than 2^32 entries"));
+    out.put_u32_le(TRAILER_MAGIC);
+    let chain = batch_crc(head, &out);
+    out.put_u32_le(chain);
+    (out, chain)
+}
+
+/// The rows and the hard state of a trailer of `count` entries that ends where `bytes` do, whether or
+/// not its checksum agrees; `None` when there is no room for it.
+pub(super) fn read_trailer(bytes: &[u8], count: usize) -> Option<(Vec<Row>, HardState)> {
+    let start = bytes.len().checked_sub(trailer_len(count))?;
+    let mut rest = &bytes[start..];
+    let rows = (0..count).map(|_| Row::take(&mut rest)).collect();
+    Some((rows, take_hard_state(&mut rest)))
+}
+
+/// The places at the end of `bytes`, which hold one batch and its filling, where the batch may end,
+/// each with the count of entries that stands there.
+pub(super) fn possible_ends(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let from = bytes.len().saturating_sub(SECTOR as usize) + 1;
+    (from.max(HEAD_LEN + TRAILER_TAIL_LEN)..=bytes.len())
+        .filter_map(|end| {
+            let mut tail = &bytes[end - 12..end];
+            let (count, magic) = (tail.get_u32_le(), tail.get_u32_le());
+            (magic == TRAILER_MAGIC).then_some((end, count as usize))
+        })
+        .collect()
+}
+
+pub(super) const fn trailer_len(count: usize) -> usize {
+    count * ROW_LEN + TRAILER_TAIL_LEN
 }
 
 /// The batch in `bytes`, which are exactly `head.len` long; `head` was decoded from them.
 pub(super) fn decode_batch(bytes: &Bytes, head: &BatchHead) -> Result<Batch, BatchDamage> {
     let damage = |what| BatchDamage { what, entry: None };
     let count = head.count as usize;
-    let trailer_len = count * ROW_LEN + TRAILER_TAIL_LEN;
+    let trailer_len = trailer_len(count);
     assert!(bytes.len() as u64 == head.len, "the caller read the whole batch");
     let trailer_start = bytes.len() - trailer_len;
     let (body, trailer) = bytes.split_at(trailer_start);
@@ -298,13 +373,13 @@ pub(super) fn decode_batch(bytes: &Bytes, head: &BatchHead) -> Result<Batch, Bat
     let mut entries = Vec::with_capacity(count);
     let mut at = HEAD_LEN;
     for _ in 0..count {
-        let id = EntryId { term: rows.get_u64_le(), index: rows.get_u64_le() };
-        let (offset, crc) = (rows.get_u64_le(), rows.get_u32_le());
-        let (entry, next) = decode_entry(bytes, at, trailer_start, crc)
-            .map_err(|what| BatchDamage { what, entry: Some(id) })?;
+        let Row { id, offset, crc } = Row::take(&mut rows);
+        let (entry, next, own_crc) =
+            decode_entry(bytes, at, trailer_start).map_err(|what| BatchDamage { what, entry: Some(id) })?;
         let contiguous =
             entries.last().is_none_or(|before: &LogEntry| before.index.checked_add(1) == Some(id.index));
-        if (entry.term, entry.index) != (id.term, id.index) || offset != at as u64 || !contiguous {
+        let same = (entry.term, entry.index, own_crc) == (id.term, id.index, crc);
+        if !same || offset != at as u64 || !contiguous {
             return Err(BatchDamage {
                 what: "an entry is not the one that the trailer names",
                 entry: Some(id),
@@ -316,21 +391,25 @@ pub(super) fn decode_batch(bytes: &Bytes, head: &BatchHead) -> Result<Batch, Bat
     if at != trailer_start {
         return Err(damage("the batch's entries do not fill it"));
     }
-    let log_start = (head.flags & FLAG_LOG_START != 0).then_some(head.log_start);
+    let log_start = head.new_log_start();
     Ok(Batch { append: Append { log_start, entries, hard_state: Some(hard_state) }, chain })
 }
 
-/// The entry at `at` and where the next one starts.
-fn decode_entry(bytes: &Bytes, at: usize, end: usize, crc: u32) -> Result<(LogEntry, usize), &'static str> {
+/// The entry at `at`, where the next one starts, and its checksum, which agrees.
+pub(super) fn decode_entry(
+    bytes: &Bytes,
+    at: usize,
+    end: usize,
+) -> Result<(LogEntry, usize, u32), &'static str> {
     const BROKEN: &str = "an entry does not agree with its checksum";
-    let head = bytes[..end].get(at..at + ENTRY_HEAD_LEN).ok_or(BROKEN)?;
+    let head = bytes[..end].get(at..).and_then(|rest| rest.get(..ENTRY_HEAD_LEN)).ok_or(BROKEN)?;
     let (covered, mut rest) = (&head[..ENTRY_HEAD_LEN - 4], head);
     let (term, index, len) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le());
-    let (kind, own_crc) = (rest.get_u32_le(), rest.get_u32_le());
+    let (kind, crc) = (rest.get_u32_le(), rest.get_u32_le());
     let start = at + ENTRY_HEAD_LEN;
     let next = usize::try_from(len).ok().and_then(|len| start.checked_add(len)).filter(|next| *next <= end);
     let next = next.ok_or(BROKEN)?;
-    if own_crc != crc || entry_crc(covered, &bytes[start..next]) != crc {
+    if entry_crc(covered, &bytes[start..next]) != crc {
         return Err(BROKEN);
     }
     let kind = match kind {
@@ -338,7 +417,7 @@ fn decode_entry(bytes: &Bytes, at: usize, end: usize, crc: u32) -> Result<(LogEn
         1 => EntryKind::ConfChange,
         _ => return Err("an entry has a kind that this version does not know"),
     };
-    Ok((LogEntry { term, index, kind, data: bytes.slice(start..next) }, next))
+    Ok((LogEntry { term, index, kind, data: bytes.slice(start..next) }, next, crc))
 }
 
 fn entry_crc(head: &[u8], data: &[u8]) -> u32 {

@@ -14,7 +14,7 @@ use super::codec::{self, BATCHES_OFFSET, Link, SegmentHeader, sectors};
 use super::disk::{Disk, DiskFile, SECTOR};
 use super::extent::Extent;
 use super::replay;
-use super::{Append, AppendStats, HardState, Metadata, Recovered, WalError, WalOptions};
+use super::{Append, AppendStats, Damaged, HardState, LogEntry, Metadata, Recovered, WalError, WalOptions};
 use crate::planted::{self, Bug};
 
 /// How many released files are kept for the segments to come.
@@ -186,7 +186,7 @@ impl<D: Disk> Wal<D> {
     ///
     /// # Errors
     /// [`WalError::Missing`], [`WalError::Corrupt`] and what else [`WalError`] names. Nothing of the
-    /// log was changed, except that the second copy of a segment's header may have been restored.
+    /// log was changed, except that a copy of what another copy said may have been restored.
     pub fn open(disk: D, options: WalOptions) -> Result<(Self, Recovered), WalError> {
         let replayed = replay::replay(&disk, options.fsync)?;
         let mut wal = Self {
@@ -234,6 +234,32 @@ impl<D: Disk> Wal<D> {
     /// caller that would make the log unreadable or break a promise.
     pub fn append(&mut self, append: &Append) -> Result<AppendStats, WalError> {
         self.guarded(|wal| wal.write_append(append))
+    }
+
+    /// Writes entries again whose bytes were damaged, in their places, and makes them durable.
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    ///
+    /// # Panics
+    /// An entry is not the one that was damaged.
+    pub fn repair(&mut self, repairs: &[(Damaged, LogEntry)]) -> Result<AppendStats, WalError> {
+        self.guarded(|wal| {
+            let mut stats = AppendStats::default();
+            for (damaged, entry) in repairs {
+                assert!(damaged.is(entry), "entry {} is not the one that was there", entry.index);
+                let name = &damaged.file;
+                wal.buf.clear();
+                codec::encode_entry(&mut wal.buf, entry);
+                let file = wal.disk.open(name).map_err(WalError::io(name, "open"))?;
+                file.write_all_at(damaged.offset, &wal.buf).map_err(WalError::io(name, "write"))?;
+                if wal.options.fsync {
+                    file.sync_data().map_err(WalError::io(name, "sync"))?;
+                }
+                stats.bytes += wal.buf.len() as u64;
+            }
+            Ok(stats)
+        })
     }
 
     /// Follows the last batch with an empty one, so that later damage to it is known to be damage

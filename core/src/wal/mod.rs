@@ -8,6 +8,8 @@
 //! cut but reported, because cutting it would break a promise that peers count on (CTRL, FAST'18). The
 //! two differ in that a batch is written only after the one before it was synced: damage before a
 //! later batch is rot. [`Wal::seal`] gives the last batch such a successor when the member is idle.
+//! Rot is mended as far as a second copy of what it hit is there; an entry whose bytes are gone but
+//! whose identity is known is reported, and written again with [`Wal::repair`].
 //! A failed write or sync is final: the kernel may have dropped the data and would report success the
 //! next time (ATC'20), so the log refuses everything after it.
 
@@ -16,6 +18,7 @@ mod disk;
 mod extent;
 mod log;
 mod mem_disk;
+mod mend;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -154,10 +157,51 @@ pub struct Recovered {
     pub entries: Vec<LogEntry>,
     /// How the log ended.
     pub tail: TailReport,
+    /// The entries whose bytes are gone, in order; those of `entries` have their term and index and no
+    /// data. To be written again with [`Wal::repair`].
+    pub damaged: Vec<Damaged>,
+}
+
+/// An entry that was durable and whose bytes are damaged now, with what is still known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Which entry.
+    pub id: EntryId,
+    /// How long its data is.
+    pub data_len: u64,
+    /// The checksum that its bytes must meet.
+    pub crc: u32,
+    /// The segment that it is in.
+    pub file: String,
+    /// Where in it.
+    pub offset: u64,
+}
+
+impl Damaged {
+    /// What is known of `entry` once its bytes, which began there, are gone.
+    pub fn of(entry: &LogEntry, file: &str, offset: u64) -> Self {
+        Self {
+            id: EntryId { term: entry.term, index: entry.index },
+            data_len: entry.data.len() as u64,
+            crc: codec::encode_entry(&mut Vec::new(), entry),
+            file: file.to_owned(),
+            offset,
+        }
+    }
+
+    /// Whether `entry` is the one that was there, to the last bit of its checksum.
+    pub fn is(&self, entry: &LogEntry) -> bool {
+        Self::of(entry, &self.file, self.offset) == *self
+    }
+
+    /// The same as an error, for a member that nobody can help.
+    pub fn error(&self) -> WalError {
+        WalError::corrupt(&self.file, self.offset, "an entry does not agree with its checksum", Some(self.id))
+    }
 }
 
 /// An entry's identity without its data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryId {
     /// The entry's term.
     pub term: u64,

@@ -10,7 +10,7 @@
 //! failed sync the cache calls such data clean (ATC'20). So the last batch, the only one that may be
 //! in that state, is written again with the same bytes and synced before anybody acts on it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use bytes::Bytes;
@@ -23,7 +23,8 @@ use super::extent::Extent;
 use super::log::{
     Active, Segment, parse_segment_name, segment_name, segment_names, void_replaced, write_zeros,
 };
-use super::{EntryId, HardState, Recovered, TailReport, WalError};
+use super::mend::{Hole, Mended, mend};
+use super::{Damaged, EntryId, HardState, Recovered, TailReport, WalError};
 
 /// How much of a segment is looked through at a time.
 const SCAN_BYTES: usize = 64 << 10;
@@ -93,11 +94,12 @@ pub(super) fn replay<D: Disk>(disk: &D, fsync: bool) -> Result<Replayed<D::File>
         },
         extent: Extent::empty(first.header.log_start),
         full: VecDeque::new(),
+        holes: BTreeMap::new(),
     };
     let last = segments.pop().expect("there is a first");
     for (at, segment) in segments.iter().enumerate() {
         let next = &segments.get(at + 1).unwrap_or(&last).header;
-        state.read_full(segment, next)?;
+        state.read_full(segment, next, fsync)?;
     }
     drop(segments);
     state.read_last(last, fsync)
@@ -107,19 +109,29 @@ struct State {
     recovered: Recovered,
     extent: Extent,
     full: VecDeque<Segment>,
+    /// By index; only of entries that are part of the log.
+    holes: BTreeMap<u64, Damaged>,
 }
 
 impl State {
     /// Reads a segment that another one follows.
-    fn read_full<F: DiskFile>(&mut self, opened: &Opened<F>, next: &SegmentHeader) -> Result<(), WalError> {
+    fn read_full<F: DiskFile>(
+        &mut self,
+        opened: &Opened<F>,
+        next: &SegmentHeader,
+        fsync: bool,
+    ) -> Result<(), WalError> {
         let mut segment = opened.segment();
         let (mut offset, mut link) = (BATCHES_OFFSET, opened.link());
         while link.number < next.previous_batches {
-            let (head, batch) = match opened.batch_at(offset, &link)? {
-                Found::Batch { head, batch, .. } if !head.is_end() => (head, batch),
+            let (what, entry) = match opened.batch_at(offset, &link)? {
+                Found::Batch { head, batch, .. } if !head.is_end() => {
+                    self.apply(&opened.name, offset, &head, &batch, &mut segment)?;
+                    (offset, link) = (offset + sectors(head.len), link.after(&batch));
+                    continue;
+                }
                 Found::Damaged { what, entry, .. } => {
-                    let what = format!("{what}, in a segment that another one follows");
-                    return Err(WalError::corrupt(&opened.name, offset, what, entry));
+                    (format!("{what}, in a segment that another one follows"), entry)
                 }
                 Found::Batch { .. } | Found::Nothing => {
                     let what = format!(
@@ -127,11 +139,14 @@ impl State {
                         link.number + 1,
                         next.previous_batches
                     );
-                    return Err(WalError::corrupt(&opened.name, offset, what, None));
+                    (what, None)
                 }
             };
-            self.apply(&opened.name, offset, &head, &batch, &mut segment)?;
-            (offset, link) = (offset + sectors(head.len), link.after(&batch));
+            let last = link.number + 1 == next.previous_batches;
+            let chain = last.then_some(next.previous_chain);
+            (offset, link) = self
+                .mend(opened, offset, &link, chain, &mut segment, fsync)?
+                .ok_or_else(|| WalError::corrupt(&opened.name, offset, what, entry))?;
         }
         let same_end = link.chain == next.previous_chain
             && self.recovered.hard_state == next.hard_state
@@ -150,8 +165,8 @@ impl State {
         let (mut offset, mut link) = (BATCHES_OFFSET, opened.link());
         let mut sealed = true;
         let mut last_batch = None;
-        let end = loop {
-            match opened.batch_at(offset, &link)? {
+        let (what, len) = loop {
+            let end = match opened.batch_at(offset, &link)? {
                 Found::Batch { raw, head, batch } => {
                     if head.is_end() {
                         let missing = segment_name(opened.header.seq + 1, self.extent.last.index + 1);
@@ -164,24 +179,28 @@ impl State {
                     self.apply(&opened.name, offset, &head, &batch, &mut segment)?;
                     last_batch = Some((offset, raw));
                     (offset, link) = (offset + sectors(head.len), link.after(&batch));
+                    continue;
                 }
-                end => break end,
-            }
-        };
-        let (what, entry, len) = match end {
-            Found::Damaged { what, entry, len } => (Some(what), entry, len),
-            Found::Nothing | Found::Batch { .. } => (None, None, None),
-        };
-        let scan_from = offset + len.map_or(0, sectors);
-        if let Some((later, number)) = opened.later_batch(scan_from, &link)? {
+                end => end,
+            };
+            let (what, entry, len) = match end {
+                Found::Damaged { what, entry, len } => (Some(what), entry, len),
+                Found::Nothing | Found::Batch { .. } => (None, None, None),
+            };
+            let scan_from = offset + len.map_or(0, sectors);
+            let Some((later, number)) = opened.later_batch(scan_from, &link)? else { break (what, len) };
             let what = format!(
                 "{}, and batch {} at offset {later} was written after batch {} was durable",
                 what.unwrap_or("a batch is missing"),
                 number + 1,
                 link.number + 1
             );
-            return Err(WalError::corrupt(&opened.name, offset, what, entry));
-        }
+            (offset, link) = self
+                .mend(&opened, offset, &link, None, &mut segment, fsync)?
+                .ok_or_else(|| WalError::corrupt(&opened.name, offset, what, entry))?;
+            // The batch that told it apart from a torn one follows it.
+            last_batch = None;
+        };
 
         let io = |op| WalError::io(&opened.name, op);
         if let Some((offset, raw)) = &last_batch {
@@ -196,7 +215,51 @@ impl State {
             opened.file.sync_data().map_err(io("sync"))?;
         }
         let active = Active { file: opened.file, segment, len: opened.len, offset, link };
+        self.recovered.damaged = self.holes.into_values().collect();
         Ok(Replayed { recovered: self.recovered, extent: self.extent, full: self.full, active, sealed })
+    }
+
+    /// Takes in a batch that was durable and is damaged, and restores what it says of itself; where
+    /// the next one is. `chain` is what follows it when nothing in the segment does.
+    fn mend<F: DiskFile>(
+        &mut self,
+        opened: &Opened<F>,
+        offset: u64,
+        link: &Link,
+        chain: Option<u32>,
+        segment: &mut Segment,
+        fsync: bool,
+    ) -> Result<Option<(u64, Link)>, WalError> {
+        let next = opened.batch_after(offset + SECTOR, link)?;
+        let end = match &next {
+            Some((next, _)) => *next,
+            None => {
+                let head = BatchHead::decode(&opened.read(offset, HEAD_LEN)?);
+                offset + sectors(head.filter(|head| head.link == *link).map_or(SECTOR, |head| head.len))
+            }
+        };
+        if end > opened.len {
+            return Ok(None);
+        }
+        let bytes = Bytes::from(opened.read(offset, (end - offset) as usize)?);
+        let chain = next.map(|(_, chain)| chain).or(chain);
+        let Some(mended) = mend(&bytes, link, chain, &self.extent) else { return Ok(None) };
+        let Mended { head, batch, holes, head_bytes, trailer_bytes } = mended;
+        self.apply(&opened.name, offset, &head, &batch, segment)?;
+        for hole in holes {
+            let at = offset + hole.offset;
+            let Hole { id, data_len, crc, .. } = hole;
+            let damaged = Damaged { id, data_len, crc, file: opened.name.clone(), offset: at };
+            self.holes.insert(id.index, damaged);
+        }
+        let io = |op| WalError::io(&opened.name, op);
+        let trailer = offset + head.len - trailer_bytes.len() as u64;
+        opened.file.write_all_at(offset, &head_bytes).map_err(io("write"))?;
+        opened.file.write_all_at(trailer, &trailer_bytes).map_err(io("write"))?;
+        if fsync {
+            opened.file.sync_data().map_err(io("sync"))?;
+        }
+        Ok(Some((offset + sectors(head.len), link.after(&batch))))
     }
 
     /// Takes a batch in as [`super::Wal::append`] did.
@@ -222,7 +285,9 @@ impl State {
         }
         if append.log_start.is_some() || replaces_all {
             self.recovered.entries.clear();
+            self.holes.clear();
         } else if !append.entries.is_empty() {
+            self.holes.split_off(&first);
             self.recovered.entries.truncate((first - self.extent.start.index - 1) as usize);
         }
         self.recovered.entries.extend_from_slice(&append.entries);
@@ -302,6 +367,19 @@ impl<F: DiskFile> Opened<F> {
                 break;
             }
             offset += chunk.len() as u64;
+        }
+        Ok(None)
+    }
+
+    /// The batch that comes next after the one of `link`: its offset and the chain before it.
+    fn batch_after(&self, from: u64, link: &Link) -> Result<Option<(u64, u32)>, WalError> {
+        let mut offset = from;
+        while let Some((at, number)) = self.later_batch(offset, link)? {
+            if number == link.number + 1 {
+                let head = BatchHead::decode(&self.read(at, HEAD_LEN)?);
+                return Ok(head.map(|head| (at, head.link.chain)));
+            }
+            offset = at + SECTOR;
         }
         Ok(None)
     }

@@ -12,6 +12,8 @@ use crate::rng::Rng;
 
 const METADATA: Metadata = Metadata { cluster_id: 0xc1, member_id: 0xa1 };
 
+mod repair;
+
 fn options(segment_bytes: u64) -> WalOptions {
     WalOptions { segment_bytes, fsync: true }
 }
@@ -226,7 +228,7 @@ fn a_failed_sync_poisons_the_log_and_is_not_trusted_after_a_restart() {
 }
 
 #[test]
-fn rot_before_a_later_batch_names_the_entry_and_is_not_cut() {
+fn rot_before_a_later_batch_is_not_cut_but_told() {
     let disk = MemDisk::new();
     let mut wal = write(&disk, WalOptions::default(), &[entries(3, 1..=4, 900)]);
     let name = segment_name(1, 1);
@@ -245,15 +247,17 @@ fn rot_before_a_later_batch_names_the_entry_and_is_not_cut() {
     wal.seal().unwrap();
     assert_eq!(disk.syncs(), syncs + 1, "a sealed log stays as it is");
     rot(&disk);
-    let refused = Wal::open(disk.clone(), WalOptions::default()).unwrap_err();
-    let WalError::Corrupt { file, offset, entry, .. } = &refused else { panic!("{refused:?}") };
-    assert_eq!((file, *offset, *entry), (&name, BATCHES_OFFSET, Some(EntryId { term: 3, index: 2 })));
-    let text = refused.to_string();
+    let recovered = reopen(&disk, WalOptions::default());
+    assert_eq!((recovered.entries.len(), recovered.damaged.len(), recovered.tail), (4, 1, TailReport::Clean));
+    let damaged = &recovered.damaged[0];
+    assert_eq!((damaged.id, damaged.data_len), (EntryId { term: 3, index: 2 }, 900));
+    assert_eq!((&damaged.file, damaged.offset), (&name, BATCHES_OFFSET + 96 + 932));
+    let text = damaged.error().to_string();
     assert!(
         text.contains(&name) && text.contains("index 2, term 3") && text.contains("remove this member"),
         "{text}"
     );
-    assert_eq!(Wal::open(disk, WalOptions::default()).unwrap_err(), refused, "nothing was changed");
+    assert_eq!(reopen(&disk, WalOptions::default()).damaged, recovered.damaged, "it stays until repaired");
 }
 
 #[test]
@@ -366,7 +370,7 @@ fn no_flipped_bit_goes_unnoticed() {
         let names = segment_names(&disk).unwrap();
         assert_eq!(names.len(), 2);
         let (all, but_last) = (Model::with(&appends), Model::with(&appends[..appends.len() - 1]));
-        let (mut refused, mut cut, mut harmless) = (0, 0, 0);
+        let (mut repaired, mut mended, mut cut, mut harmless) = (0, 0, 0, 0);
         for name in &names {
             let bytes = disk.bytes(name).unwrap();
             let mut needed = batches(&bytes);
@@ -378,18 +382,22 @@ fn no_flipped_bit_goes_unnoticed() {
             for at in 0..end {
                 let copy = disk.duplicate();
                 copy.damage(name, |bytes| bytes[at] ^= 1 << (at % 8));
-                match Wal::open(copy, options(5120)) {
-                    Err(WalError::Corrupt { file, .. }) => {
-                        assert_eq!(&file, name);
-                        refused += 1;
+                let is_needed = needed.iter().any(|batch| batch.contains(&at));
+                let (mut wal, recovered) =
+                    Wal::open(copy.clone(), options(5120)).unwrap_or_else(|error| panic!("{at}: {error}"));
+                match recovered.damaged.first() {
+                    Some(damaged) => {
+                        assert!(is_needed, "{name} {at}: nothing was damaged");
+                        let entry = all.entries.iter().find(|entry| damaged.is(entry)).unwrap();
+                        wal.repair(&[(damaged.clone(), entry.clone())]).unwrap();
+                        assert!(all.matches(&reopen(&copy, options(5120))), "{name} {at}");
+                        assert_eq!(copy.bytes(name).unwrap()[at], bytes[at], "{name} {at}");
+                        repaired += 1;
                     }
-                    Err(other) => panic!("{name} {at}: {other:?}"),
-                    Ok((_, recovered)) if all.matches(&recovered) => {
-                        let needed = needed.iter().any(|batch| batch.contains(&at));
-                        assert!(!needed, "{name} {at}: damage went unnoticed");
-                        harmless += 1;
-                    }
-                    Ok((_, recovered)) => {
+                    // Another copy said the same, or the entry was replaced later.
+                    None if all.matches(&recovered) && is_needed => mended += 1,
+                    None if all.matches(&recovered) => harmless += 1,
+                    None => {
                         assert!(
                             !sealed && name == &names[1] && at >= last_batch,
                             "{name} {at}: cut what was durable"
@@ -401,7 +409,8 @@ fn no_flipped_bit_goes_unnoticed() {
                 }
             }
         }
-        assert!(refused > 2500 && harmless > 2048 && (cut > 0) != sealed, "{refused} {cut} {harmless}");
+        let counts = format!("{repaired} {mended} {cut} {harmless}");
+        assert!(repaired > 1500 && mended > 1000 && harmless > 2048 && (cut > 0) != sealed, "{counts}");
     }
 }
 

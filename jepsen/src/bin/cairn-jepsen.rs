@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use cairn_jepsen::process::Binary;
 use cairn_jepsen::scenario::{
-    Big, CountEvents, Environment, ForceNew, GrowShrink, KillLeader, KillSingle, Watchers, WipedDisk,
+    Big, CountEvents, Environment, ForceNew, GrowShrink, KillLeader, KillSingle, RottenLog, Watchers,
+    WipedDisk,
 };
 use cairn_jepsen::{Failure, Figures};
 use clap::Parser;
@@ -25,6 +26,8 @@ enum Command {
     GrowShrink(GrowShrink),
     /// kill -9 of a single member, again and again, under writers
     KillSingle(KillSingle),
+    /// a follower's log rots and is repaired from the others (Cairn only)
+    RottenLog(RottenLog),
     /// ten thousand watchers, and clients that stop reading
     Watchers(Watchers),
     /// a million keys: memory, disk, restart, and puts beside a full range
@@ -65,6 +68,7 @@ async fn run(command: Command) -> Result<Option<Figures>, Failure> {
         Command::ForceNew(scenario) => scenario.run(&binary).await?,
         Command::GrowShrink(scenario) => scenario.run(&binary).await?,
         Command::KillSingle(scenario) => scenario.run(&binary).await?,
+        Command::RottenLog(scenario) => scenario.run(&binary).await?,
         Command::Watchers(scenario) => scenario.run(&binary, std::env::current_exe().ok()).await?,
         Command::Big(scenario) => scenario.run(&binary).await?,
         Command::Environment(scenario) => scenario.run(&binary).await?,

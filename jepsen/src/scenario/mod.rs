@@ -8,6 +8,7 @@ mod force_new;
 mod grow_shrink;
 mod kill_leader;
 mod kill_single;
+mod rotten_log;
 mod watchers;
 mod wiped_disk;
 
@@ -17,6 +18,7 @@ pub use force_new::ForceNew;
 pub use grow_shrink::GrowShrink;
 pub use kill_leader::KillLeader;
 pub use kill_single::KillSingle;
+pub use rotten_log::RottenLog;
 pub use watchers::{CountEvents, Watchers};
 pub use wiped_disk::WipedDisk;
 

@@ -11,6 +11,7 @@ impl Driver {
     pub(super) fn dispatch(&mut self, output: Output) {
         match output {
             Output::Append { seq, append } => self.to_log(LogJob::Append { seq, append }),
+            Output::Repair { seq, entries } => self.to_log(LogJob::Repair { seq, entries }),
             Output::ReleaseLog { index } => self.to_log(LogJob::Release { index }),
             Output::Send { to, message } => self.workers.peers.send(to, message),
             Output::Reply { id, result } => {

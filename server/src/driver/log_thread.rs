@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cairn_core::error::Fatal;
 use cairn_core::node::Input;
 use cairn_core::types::Index;
-use cairn_core::wal::{Append, Wal, WalError};
+use cairn_core::wal::{Append, Damaged, LogEntry, Wal, WalError};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Event, Inbox};
@@ -34,6 +34,7 @@ const PREPARE_AFTER: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) enum LogJob {
     Append { seq: u64, append: Append },
+    Repair { seq: u64, entries: Vec<(Damaged, LogEntry)> },
     Release { index: Index },
 }
 
@@ -87,6 +88,12 @@ fn run(
         while let Some(job) = next.take() {
             match job {
                 LogJob::Release { index } => wal.release(index)?,
+                LogJob::Repair { seq, entries } => {
+                    wal.repair(&entries)?;
+                    if events.send(Event::Input(Input::Appended { seq })).is_err() {
+                        return wal.seal();
+                    }
+                }
                 LogJob::Append { mut seq, mut append } => {
                     // What has gathered meanwhile shares the sync, as far as it continues this append.
                     while let Ok(job) = jobs.try_recv() {

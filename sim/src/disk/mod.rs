@@ -13,7 +13,7 @@ use cairn_core::backend::Batch;
 use cairn_core::node::Input;
 use cairn_core::rng::Rng;
 use cairn_core::types::Revision;
-use cairn_core::wal::{Append, Wal, WalError};
+use cairn_core::wal::{Append, Damaged, LogEntry, Wal, WalError};
 
 pub use device::{Errors, Folder, SimDisk};
 pub use files::{WalDir, WalFile};
@@ -28,6 +28,7 @@ const STORE_CHANGES: u64 = 40;
 #[allow(missing_docs)]
 pub enum LogJob {
     Append { seq: u64, append: Append },
+    Repair { seq: u64, entries: Vec<(Damaged, LogEntry)> },
     Release { index: u64 },
     Seal,
     Prepare,
@@ -53,6 +54,10 @@ pub fn perform_log(wal: &mut Wal<WalDir>, job: &LogJob) -> Result<Option<Input>,
     Ok(match job {
         LogJob::Append { seq, append } => {
             wal.append(append)?;
+            Some(Input::Appended { seq: *seq })
+        }
+        LogJob::Repair { seq, entries } => {
+            wal.repair(entries)?;
             Some(Input::Appended { seq: *seq })
         }
         LogJob::Release { index } => {

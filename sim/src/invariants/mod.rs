@@ -37,6 +37,16 @@ impl LogMirror {
         }
     }
 
+    /// Takes the entries of a repair, which stood in the log without their bytes.
+    pub fn repair<'a>(&mut self, entries: impl IntoIterator<Item = &'a LogEntry>) {
+        for entry in entries {
+            let place = entry.index.checked_sub(self.start + 1).and_then(|at| usize::try_from(at).ok());
+            if let Some(known) = place.and_then(|at| self.entries.get_mut(at)) {
+                known.clone_from(entry);
+            }
+        }
+    }
+
     /// The entry at an index, if the log still has it.
     pub fn get(&self, index: u64) -> Option<&LogEntry> {
         self.entries.get(usize::try_from(index.checked_sub(self.start + 1)?).ok()?)

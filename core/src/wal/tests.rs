@@ -379,7 +379,7 @@ fn no_flipped_bit_goes_unnoticed() {
                 needed.pop().expect("the seal or the end marker");
             }
             let last_batch = needed.last().unwrap().start;
-            for at in 0..end {
+            for (at, byte) in bytes.iter().enumerate().take(end) {
                 let copy = disk.duplicate();
                 copy.damage(name, |bytes| bytes[at] ^= 1 << (at % 8));
                 let is_needed = needed.iter().any(|batch| batch.contains(&at));
@@ -391,7 +391,7 @@ fn no_flipped_bit_goes_unnoticed() {
                         let entry = all.entries.iter().find(|entry| damaged.is(entry)).unwrap();
                         wal.repair(&[(damaged.clone(), entry.clone())]).unwrap();
                         assert!(all.matches(&reopen(&copy, options(5120))), "{name} {at}");
-                        assert_eq!(copy.bytes(name).unwrap()[at], bytes[at], "{name} {at}");
+                        assert_eq!(copy.bytes(name).unwrap()[at], *byte, "{name} {at}");
                         repaired += 1;
                     }
                     // Another copy said the same, or the entry was replaced later.

@@ -19,7 +19,7 @@ use crate::data_dir::private_file;
 
 /// What is known of a file's disk, shared by the file and those who watch over it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FileState {
+pub struct FileState {
     full: Arc<AtomicBool>,
     retired: Arc<AtomicBool>,
     busy_nanoseconds: Arc<AtomicU64>,
@@ -27,31 +27,34 @@ pub(crate) struct FileState {
 
 impl FileState {
     /// Whether a write has failed for want of space.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
 
     /// The time that was spent in writes and syncs.
-    pub(crate) fn busy(&self) -> Duration {
+    pub fn busy(&self) -> Duration {
         Duration::from_nanos(self.busy_nanoseconds.load(Ordering::Relaxed))
     }
 
     /// No write reaches the file any more.
-    pub(crate) fn retire(&self) {
+    pub fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
 }
 
 /// One open file.
 #[derive(Debug)]
-pub(crate) struct BackendFile {
+pub struct BackendFile {
     file: File,
     state: FileState,
 }
 
 impl BackendFile {
     /// Opens or creates it, readable by its owner only.
-    pub(crate) fn open(path: &Path) -> io::Result<(Self, FileState)> {
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> io::Result<(Self, FileState)> {
         let state = FileState::default();
         Ok((Self { file: private_file(path)?, state: state.clone() }, state))
     }

@@ -1,6 +1,6 @@
 //! Cairn's server process: configuration, driver, files, metrics.
 
-mod backend_file;
+pub mod backend_file;
 mod boot;
 pub mod config;
 mod corruption;

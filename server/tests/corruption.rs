@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
 use cairn_core::backend::{Backend, Batch, Table};
+use cairn_server::backend_file::BackendFile;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
@@ -112,8 +113,7 @@ impl Cluster {
 
 /// Changes the last byte of the first change of a member that does not run.
 fn damage(data: &Path) {
-    let file = OpenOptions::new().read(true).write(true).open(data.join("member/snap/db")).unwrap();
-    let storage = redb::backends::FileBackend::new(file).unwrap();
+    let (storage, _) = BackendFile::open(&data.join("member/snap/db")).unwrap();
     let backend = RedbBackend::open(storage, RedbOptions::default()).unwrap();
     let view = backend.view().unwrap();
     let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);

@@ -5,9 +5,11 @@
 //!
 //! Every write carries a value that no other write has, which is how a change names its operation.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use cairn_checkers::history::{NEVER, Relation, Target};
+use cairn_checkers::page::Page;
 use cairn_checkers::{
     Action, Body, Change, Compare, Keys, Kv, Operation, Outcome, Replay, durability, revision_order,
 };
@@ -77,6 +79,8 @@ pub struct Violation {
     pub what: String,
     /// The history around it, one operation a line.
     pub around: String,
+    /// The whole history as a page of HTML.
+    pub page: String,
 }
 
 /// How much a check has looked at.
@@ -110,7 +114,8 @@ pub fn check(ops: &[Op], events: &[Event], state: &[Kv]) -> Result<Summary, Viol
         durability::state(state, &replay)?;
         Ok(effects)
     };
-    let effects = judged().map_err(|violation| around(ops, &violation))?;
+    let effects = judged()
+        .map_err(|violation| Violation { page: page(&operations, &violation), ..around(ops, &violation) })?;
     let mut summary = Summary { events: events.len(), ..Summary::default() };
     for (op, effect) in ops.iter().zip(effects) {
         match &op.known {
@@ -175,14 +180,16 @@ fn operation((op, number): (&Op, u64)) -> Operation {
     };
     let ret = if matches!(outcome, Outcome::Unknown { .. }) { NEVER } else { op.end };
     let client = u64::from(op.writer);
-    Operation { number, client, member: 0, boot: 0, call: op.start, ret, action, outcome }
+    // A member is named by its port.
+    let member = op.endpoint.parse().unwrap_or(0);
+    Operation { number, client, member, boot: 0, call: op.start, ret, action, outcome }
 }
 
 fn around(ops: &[Op], violation: &cairn_checkers::Violation) -> Violation {
     let what = violation.to_string();
     let first = violation.operations.first().and_then(|number| usize::try_from(*number).ok());
     let Some(center) = first.and_then(|at| ops.get(at)) else {
-        return Violation { what, around: String::new() };
+        return Violation { what, around: String::new(), page: String::new() };
     };
     let mut near: Vec<&Op> = ops.iter().collect();
     near.sort_by_key(|op| op.start.abs_diff(center.start));
@@ -199,7 +206,24 @@ fn around(ops: &[Op], violation: &cairn_checkers::Violation) -> Violation {
             around += &format!("  {op}\n");
         }
     }
-    Violation { what, around }
+    Violation { what, around, page: String::new() }
+}
+
+/// The page that the simulator writes for a failed seed, without members' lanes.
+fn page(operations: &[Operation], violation: &cairn_checkers::Violation) -> String {
+    let members: BTreeSet<u64> = operations.iter().map(|op| op.member).collect();
+    let members: Vec<(u64, String)> = members.into_iter().map(|port| (port, port.to_string())).collect();
+    let ended = operations.iter().filter(|op| op.ret < NEVER).map(|op| op.ret).max();
+    let page = Page {
+        title: "Cairn: real processes".to_owned(),
+        replay: "cairn-jepsen, with the seed that it printed".to_owned(),
+        violation,
+        failed_at: ended.unwrap_or(0),
+        members: &members,
+        operations,
+        marks: &[],
+    };
+    page.html()
 }
 
 #[cfg(test)]

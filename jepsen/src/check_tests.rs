@@ -50,6 +50,7 @@ fn a_good_history_is_summed_up() {
 fn lost_moved_phantom_and_repeated_writes_are_found() {
     let ops = [put(0, 10, "a", "1", Known::Wrote(2))];
     assert!(complaint(&ops, &[]).contains("acknowledged write lost"));
+    assert!(check(&ops, &[], &[]).unwrap_err().page.contains("acknowledged write lost"));
     assert!(complaint(&ops, &[event("a", "1", 3)]).contains("acknowledged at 2, done at 3"));
     let ops = [put(0, 10, "a", "1", lost())];
     assert!(complaint(&ops, &[event("a", "9", 2)]).contains("nobody wrote"));

@@ -199,8 +199,14 @@ impl Cluster {
         let newest = states[0].iter().map(|kv| kv.mod_revision).max().unwrap_or(0);
         // The member that started last has recovered, or copied, most of what it tells.
         let events = self.client(self.members.len() - 1).events(PREFIX, newest, EVENTUALLY).await?;
-        let summary = check(ops, &events, &states[0])
-            .map_err(|violation| Failure::new(violation.what).note(violation.around))?;
+        let summary = check(ops, &events, &states[0]).map_err(|violation| {
+            let path = std::env::temp_dir().join(format!("cairn-jepsen-{}.html", std::process::id()));
+            let page = match std::fs::write(&path, violation.page) {
+                Ok(()) => format!("the whole history: {}", path.display()),
+                Err(error) => format!("no page of the history: {error}"),
+            };
+            Failure::new(violation.what).note(violation.around).note(page)
+        })?;
         let mut figures = Figures::default();
         figures.add("writes acknowledged, all present", summary.wrote);
         figures.add("reads answered, all correct", summary.saw);

@@ -9,6 +9,7 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod coverage;
+pub mod ctrl;
 pub mod disk;
 pub mod driver;
 pub mod fault;

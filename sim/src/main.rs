@@ -6,7 +6,7 @@ use cairn_core::planted::Bug;
 use cairn_sim::planted::{self, Hunt};
 use cairn_sim::shrink::{Kept, shrink};
 use cairn_sim::swarm::{self, Swarm};
-use cairn_sim::{Options, report, speed};
+use cairn_sim::{Options, ctrl, report, speed};
 
 const USAGE: &str = "usage:
   cargo sim SEED [--seconds S] [--quiet]           one seed, with what happens in it
@@ -19,6 +19,7 @@ const USAGE: &str = "usage:
                                                    each planted bug until it is found; one run:
   cargo planted SEED --bug BUG, cargo planted shrink SEED --bug BUG
   cargo sim coverage [...]                         as swarm: it fails when 1000 seeds leave a cell empty
+  cargo sim ctrl                                   every way in which four entries rot on three members
   cargo sim speed [--seconds S]                    simulated cluster-hours in a minute of CPU";
 
 /// Chaos in a run, where nothing else is said.
@@ -78,6 +79,11 @@ fn main() -> ExitCode {
             let bugs = if only.is_empty() { Bug::ALL.to_vec() } else { only };
             let Swarm { start, seeds, jobs, seconds } = swarm(500);
             Hunt { bugs, start, seeds, jobs, seconds }.run()
+        }
+        (Some("ctrl"), _) => {
+            let table = ctrl::run();
+            println!("{table}");
+            ExitCode::from(u8::from(!table.is_right()))
         }
         (Some("speed"), _) => {
             println!("{}", speed::measure(number("--seconds", 3600)));

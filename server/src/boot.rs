@@ -27,6 +27,9 @@ use crate::wal_disk::{DiskTimes, FsDisk};
 
 /// How long one peer may take to describe the cluster.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for the founding of a cluster, whose members all start together: each has bound its port, and
+/// none serves it before it has asked the others.
+const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long peers may disagree with the flags of a member that joins, and how often they are asked.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -286,7 +289,7 @@ async fn refuse_second_bootstrap(cluster: &Cluster, local: &Member) -> Result<()
         .flat_map(|member| member.peer_urls.clone())
         .collect();
     // No answer means that the peers have not started yet, as it should be.
-    let Ok((id, members)) = fetch_members(&urls, FETCH_TIMEOUT).await else { return Ok(()) };
+    let Ok((id, members)) = fetch_members(&urls, FOUND_TIMEOUT).await else { return Ok(()) };
     let known = members.iter().find(|member| member.id == local.id);
     if id == cluster.id() && known.is_some_and(|member| !member.client_urls.is_empty()) {
         return Err(format!("member {:x} has already been bootstrapped", local.id));

@@ -1,12 +1,15 @@
 //! Asks a running cluster for its members before this member joins (inventory C-BOOT-03).
 //!
-//! Peers are asked in turn and the first full answer wins. Nothing is cached.
+//! All peers are asked at once and the first full answer wins: one that has bound its port and does not
+//! serve it yet must not delay the others. Nothing is cached.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::api::Member;
 use cairn_core::types::ClusterId;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::Request;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
@@ -33,10 +36,14 @@ pub async fn fetch_members(
     peer_urls: &[String],
     timeout: Duration,
 ) -> Result<(ClusterId, Vec<Member>), FetchError> {
-    let mut reasons = Vec::new();
-    for url in peer_urls {
+    let asked = peer_urls.iter().map(|url| async move {
         let answer = tokio::time::timeout(timeout, ask(url)).await;
-        match answer.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        (url, answer.unwrap_or_else(|_| Err("no answer in time".to_owned())))
+    });
+    let mut answers: FuturesUnordered<_> = asked.collect();
+    let mut reasons = Vec::new();
+    while let Some((url, answer)) = answers.next().await {
+        match answer {
             Ok(found) => return Ok(found),
             Err(reason) => {
                 tracing::warn!(url, reason, "cannot get the cluster's members from a peer");

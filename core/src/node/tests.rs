@@ -506,6 +506,30 @@ fn a_lease_ends_with_its_keys() {
 }
 
 #[test]
+fn an_expiry_does_not_hit_a_later_lease_of_the_same_id() {
+    let mut world = World::new(3, |_| {});
+    world.run(Duration::from_secs(4));
+    let leader = world.leader().unwrap();
+    world.call(leader, Request::LeaseGrant { id: 7, ttl: 2 }).unwrap();
+    world.run(Duration::from_millis(1_900));
+    // Both are in the leader's log, and not committed, when the first lease expires.
+    for (id, request) in
+        [(1_001, Request::LeaseRevoke { id: 7 }), (1_002, Request::LeaseGrant { id: 7, ttl: 100 })]
+    {
+        world.input(leader, Input::Request { id, request, timeout: None });
+    }
+    world.now = world.now + Duration::from_millis(300);
+    world.input(leader, Input::Wakeup);
+    world.deliver();
+    world.run(Duration::from_secs(6));
+    for id in [1_001, 1_002] {
+        assert!(world.replies[&(leader, id)].is_ok());
+    }
+    let left = world.call(leader, Request::LeaseTimeToLive { id: 7, keys: false }).unwrap();
+    assert!(matches!(left, ResponseBody::LeaseTimeToLive { granted_ttl: 100, .. }), "{left:?}");
+}
+
+#[test]
 fn members_come_and_go() {
     let mut world = World::new(1, |_| {});
     world.run(Duration::from_secs(6));

@@ -3,15 +3,18 @@
 //! Owns the ticks, and asks each part for its own deadline. Spurious wakeups are harmless: every
 //! deadline is compared with the time that came with the input.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
+
+use raft::GetEntriesContext;
 
 use super::request::Wait;
 use super::{AutoCompaction, Config, Node, NodeEvent, Output, Wakeup, WakeupReason, snapshot};
 use crate::backend::{Size, Table};
-use crate::command::Op;
+use crate::command::{Command, Op};
 use crate::planted::{self, Bug};
 use crate::time::Time;
+use crate::types::LeaseId;
 
 const REVISION_COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -197,7 +200,13 @@ impl Node {
             self.timers.leases_promoted = true;
             self.lessor.promote(self.now);
         }
-        for id in self.lessor.due(self.now) {
+        let due = self.lessor.due(self.now);
+        // What expired is the lease of this id that is applied here. When a revocation of it is in the
+        // log already, a new lease of the same id may be too, and would be revoked in its place. What
+        // follows in the log begins with this proposal, so what is not in the log now cannot come
+        // before it.
+        let ending = if due.is_empty() { BTreeSet::new() } else { self.leases_ending() };
+        for id in due.into_iter().filter(|id| !ending.contains(id)) {
             self.event(NodeEvent::LeaseExpired { id });
             self.propose_internal(Op::LeaseRevoke { id });
         }
@@ -205,6 +214,18 @@ impl Node {
         if !checkpoints.is_empty() {
             self.propose_internal(Op::LeaseCheckpoint(checkpoints));
         }
+    }
+
+    /// The leases that entries revoke which are in the log and not applied.
+    fn leases_ending(&self) -> BTreeSet<LeaseId> {
+        let log = &self.raw.raft.raft_log;
+        let entries = log.entries(self.applied + 1, None, GetEntriesContext::empty(false));
+        let entries = entries.expect("what is not applied is in memory");
+        let revoked = |data: &[u8]| match Command::decode(data).ok()?.op {
+            Op::LeaseRevoke { id } => Some(id),
+            _ => None,
+        };
+        entries.iter().filter_map(|entry| revoked(&entry.data)).collect()
     }
 
     fn compact_automatically(&mut self) {

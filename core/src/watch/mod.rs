@@ -94,7 +94,7 @@ impl Default for WatchOptions {
         Self {
             progress_interval: Duration::from_secs(600),
             fragment_bytes_max: 2 << 20,
-            stream_credit: 128,
+            stream_credit: 4096,
             stream_bytes_max: 16 << 20,
             catch_up_rows_max: 1000,
             catch_up_watchers_max: 512,

@@ -144,7 +144,7 @@ async fn first_put(
     })?;
     loop {
         let message = watcher.next().await?;
-        watcher.credit()?;
+        watcher.credit(1)?;
         if recipe::canceled(&message)? {
             return Ok(None);
         }
@@ -161,7 +161,7 @@ async fn follow(member: &Member, request: WatchCreateRequest, changes: &Changes)
     watcher.create(request)?;
     loop {
         let message = watcher.next().await?;
-        watcher.credit()?;
+        watcher.credit(1)?;
         if recipe::canceled(&message)? {
             return Ok(());
         }

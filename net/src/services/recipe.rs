@@ -61,9 +61,14 @@ impl Watcher {
         self.handle.submit(Call::WatchProgress { stream: self.stream })
     }
 
-    /// Gives back the credit of one response.
-    pub(super) fn credit(&self) -> Result<(), Error> {
-        self.handle.submit(Call::WatchCredit { stream: self.stream, responses: 1 })
+    /// Gives back the credit of so many responses.
+    pub(super) fn credit(&self, responses: u32) -> Result<(), Error> {
+        self.handle.submit(Call::WatchCredit { stream: self.stream, responses })
+    }
+
+    /// The next response, if there is one already.
+    pub(super) fn ready(&mut self) -> Option<WatchResponse> {
+        self.responses.try_recv().ok()
     }
 
     /// The next response; waiting for it can be given up without losing one.
@@ -254,7 +259,7 @@ async fn until_deleted(handle: &Handle, key: Bytes, revision: i64) -> Result<(),
     })?;
     loop {
         let response = watcher.next().await?;
-        watcher.credit()?;
+        watcher.credit(1)?;
         if response.events.iter().any(|event| event.kind == EventKind::Delete) {
             return Ok(());
         }

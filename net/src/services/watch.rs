@@ -22,8 +22,8 @@ use crate::proto::etcdserverpb::{WatchRequest, WatchResponse};
 /// transport's flow control stops it, because each request may add a response.
 const REQUESTS_UNREAD: u32 = 16;
 
-/// Responses between the task and the transport.
-const RESPONSES_QUEUED: usize = 4;
+/// Responses between the task and the transport, which encodes as many at once as it finds.
+const RESPONSES_QUEUED: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -78,8 +78,19 @@ async fn forward(
                 let Ok(permit) = permit else { return Ok(()) };
                 requests_unread = 0;
                 if let Some(message) = pending.take() {
-                    permit.send(Ok(convert::watch_response(member.header(0), message)));
-                    watcher.credit().map_err(convert::status)?;
+                    let header = member.header(0);
+                    permit.send(Ok(convert::watch_response(header, message)));
+                    // One credit call, and one wake-up of the transport, for all that is ready.
+                    let mut handed = 1;
+                    while let Some(message) = watcher.ready() {
+                        let Ok(permit) = to_client.try_reserve() else {
+                            pending = Some(message);
+                            break;
+                        };
+                        permit.send(Ok(convert::watch_response(header, message)));
+                        handed += 1;
+                    }
+                    watcher.credit(handed).map_err(convert::status)?;
                 }
             }
             response = watcher.next(), if pending.is_none() => {

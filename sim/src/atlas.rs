@@ -109,7 +109,9 @@ impl Cluster {
         let generation = copy.begin();
         let log = Wal::open(WalDir::new(copy.clone(), generation), self.wal_options()).is_ok();
         let in_log = member.damaged.as_ref().is_none_or(|damage| damage.folder == Folder::Wal);
-        log && in_log && Store::open(self.options.engine, &copy, generation, &member.memory).is_ok()
+        log && in_log
+            && copy.is_readable()
+            && Store::open(self.options.engine, &copy, generation, &member.memory).is_ok()
     }
 }
 

@@ -11,11 +11,12 @@ use cairn_core::types::{KeyRange, MemberId};
 
 use crate::checker::lease;
 use crate::cluster::Cluster;
-use crate::coverage::Doing;
+use crate::coverage::{Doing, Point};
 use crate::history::{Answer, Op};
 use crate::options::{MS, SECOND};
 use crate::queue::Event;
 use crate::record;
+use crate::workload::script::{self, Script, Told};
 use crate::workload::{Draw, watch};
 
 /// Who asks what no client asked.
@@ -26,8 +27,9 @@ const OPERATOR: u64 = 1000;
 pub struct Client {
     /// Operations so far: what one draws comes from its number.
     asked: u64,
-    /// The operation that it waits for.
-    waiting: Option<u64>,
+    /// The operation that it waits for, and when it asked.
+    waiting: Option<(u64, u64)>,
+    script: Option<Box<dyn Script>>,
     /// It speaks to one member only, by position.
     home: Option<usize>,
 }
@@ -49,7 +51,8 @@ impl Cluster {
         for client in 0..self.options.clients {
             let mut rng = Rng::derive(seed, &[10, client as u64]);
             let home = rng.chance(1, 2).then(|| rng.below(5) as usize);
-            self.clients.push(Client { asked: 0, waiting: None, home });
+            let script = Some(script::draw(&mut rng, client as u64, &self.options));
+            self.clients.push(Client { asked: 0, waiting: None, script, home });
             self.schedule(100 * MS, Event::ClientNext { client });
         }
         for watcher in 0..self.options.watchers {
@@ -106,10 +109,12 @@ impl Cluster {
             Some(home) => home % running.len(),
             None => rng.below(running.len() as u64) as usize,
         };
-        let request = self.draw(&mut rng, self.next_number).request();
+        let Some(mut script) = self.clients[client].script.take() else { return };
+        let request = script.next(&mut self.draw(&mut rng, self.next_number));
+        self.clients[client].script = Some(script);
         let patience = if rng.chance(1, 4) { 200 * MS + rng.below(3 * SECOND) } else { 15 * SECOND };
         let number = self.ask(running[at], request, Some(client));
-        self.clients[client].waiting = Some(number);
+        self.clients[client].waiting = Some((number, self.now));
         self.schedule(patience, Event::ClientTimeout { client, number });
     }
 
@@ -195,7 +200,7 @@ impl Cluster {
             }
         }
         match op.client {
-            Some(client) => self.client_done(client, op.number),
+            Some(client) => self.client_done(client, op.number, Some(&answer)),
             None => {
                 self.answers.insert(op.number, answer);
             }
@@ -203,13 +208,20 @@ impl Cluster {
     }
 
     /// A client knows its answer, or that there will be none.
-    pub(crate) fn client_done(&mut self, client: usize, number: u64) {
-        if self.clients[client].waiting.take_if(|waiting| *waiting == number).is_some() {
-            let think = self.options.think;
-            let name = [13, client as u64, self.clients[client].asked];
-            let delay = think.draw(&mut Rng::derive(self.options.seed, &name));
-            self.schedule(delay, Event::ClientNext { client });
+    pub(crate) fn client_done(&mut self, client: usize, number: u64, answer: Option<&Answer>) {
+        let at = self.now;
+        let Some(asking) = self.clients.get_mut(client) else { return };
+        let Some((_, call)) = asking.waiting.take_if(|(waiting, _)| *waiting == number) else { return };
+        if let Some(script) = &mut asking.script {
+            script.told(Told { client: client as u64, number, call, at, answer }, &mut self.scripts);
         }
+        if answer.is_none() {
+            self.coverage.hit(Point::OutcomeUnknown);
+        }
+        let think = self.options.think;
+        let name = [13, client as u64, self.clients[client].asked];
+        let delay = think.draw(&mut Rng::derive(self.options.seed, &name));
+        self.schedule(delay, Event::ClientNext { client });
     }
 
     pub(crate) fn watch_open(&mut self, watcher: usize) {

@@ -15,7 +15,6 @@ use cairn_core::types::MemberId;
 use cairn_core::wal::HardState;
 
 use crate::checker::linearizability::Linearizability;
-use crate::checker::{convergence, history};
 use crate::client::{Client, Watcher};
 use crate::coverage::Coverage;
 use crate::driver::Member;
@@ -29,11 +28,8 @@ use crate::options::{Latency, MS, Options, SECOND};
 use crate::queue::{Event, Queue};
 use crate::runtime::Runtime;
 use crate::trace::Trace;
+use crate::workload::script;
 
-/// The end of the liveness phase, from its beginning.
-const LIVENESS: u64 = 90 * SECOND;
-/// One seed in this many is searched for linearizations, besides the faster checks.
-const SEARCHED: u64 = 16;
 /// Events in a run; more mean that something spins.
 const EVENTS_MAX: u64 = 20_000_000;
 
@@ -119,6 +115,8 @@ pub struct Cluster {
     /// What members say of the membership at each index.
     pub(crate) configurations: BTreeMap<u64, Vec<(u64, bool)>>,
     pub(crate) answers: BTreeMap<u64, crate::history::Answer>,
+    /// What clients with a script did.
+    pub(crate) scripts: script::Record,
     /// What clients asked and were told, by the operations' numbers from 1.
     pub(crate) history: Vec<Operation>,
 }
@@ -190,6 +188,7 @@ impl Cluster {
             own_term: OwnTermCommit::default(),
             configurations: BTreeMap::new(),
             answers: BTreeMap::new(),
+            scripts: script::Record::default(),
             history: Vec::new(),
             options,
         };
@@ -199,7 +198,7 @@ impl Cluster {
         }
         cluster.start_clients();
         let first = cluster.options.fault_interval;
-        cluster.schedule(first.min(LIVENESS * 10), Event::Fault);
+        cluster.schedule(first.min(3600 * SECOND), Event::Fault);
         cluster.schedule(500 * MS, Event::Reconcile);
         if cluster.options.membership {
             cluster.schedule(3 * SECOND, Event::Operate);
@@ -238,37 +237,6 @@ impl Cluster {
         coverage
     }
 
-    fn run(&mut self) {
-        self.run_to(self.options.chaos);
-        if self.violation.is_some() {
-            return;
-        }
-        self.calm();
-        let end = self.now + LIVENESS;
-        if self.is_hopeless() {
-            // What must follow is that nobody is told anything wrong, and that the disk is named.
-            return self.run_to(end);
-        }
-        if !self.converge(end) {
-            return;
-        }
-        // Leases expire, deadlines pass, watchers catch up.
-        self.run_to(self.now + 25 * SECOND);
-        let end = self.now + LIVENESS;
-        if self.converge(end)
-            && let Err(what) = self.final_checks()
-        {
-            self.fail(what);
-        }
-        if self.violation.is_none() {
-            let search = self.options.seed.is_multiple_of(SEARCHED);
-            if let Err(violation) = history::check(&self.history, &self.model.replay, search) {
-                self.trace.record(|recorded| recorded.blamed = violation.operations.clone());
-                self.fail(violation.to_string());
-            }
-        }
-    }
-
     pub(crate) fn run_to(&mut self, end: u64) {
         while self.violation.is_none() {
             if self.queue.next_at().is_none_or(|at| at > end) {
@@ -285,27 +253,6 @@ impl Cluster {
             }
             self.step(event);
         }
-    }
-
-    fn converge(&mut self, end: u64) -> bool {
-        let mut obstacle = None;
-        while self.now < end && self.violation.is_none() {
-            self.run_to(self.now + 100 * MS);
-            obstacle = convergence::obstacle(&self.statuses(), self.committed.last());
-            if obstacle.is_none() {
-                return self.violation.is_none();
-            }
-        }
-        if let Some(what) = obstacle {
-            self.fail(format!("liveness: {what}"));
-        }
-        false
-    }
-
-    /// Whether the only copy of the data is damaged.
-    fn is_hopeless(&self) -> bool {
-        self.options.members == 1
-            && self.members.values().any(|member| member.broken.is_some() || member.damaged.is_some())
     }
 
     /// The statuses of the members of the present configuration.
@@ -327,7 +274,7 @@ impl Cluster {
             }
             Event::ReadDone { member, boot, request, task } => self.read_done(member, boot, request, &task),
             Event::ClientNext { client } => self.client_next(client),
-            Event::ClientTimeout { client, number } => self.client_done(client, number),
+            Event::ClientTimeout { client, number } => self.client_done(client, number, None),
             Event::WatchOpen { watcher } => self.watch_open(watcher),
             Event::WatchAsk { watcher } => self.watch_ask(watcher),
             Event::Fault => self.fault(),

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod history;
 pub mod invariants;
 mod lifecycle;
+mod liveness;
 pub mod model;
 pub mod nemesis;
 pub mod network;

@@ -232,7 +232,6 @@ impl Cluster {
         self.connections_break(id);
         for op in outstanding.into_values() {
             if let Some(client) = op.client {
-                self.coverage.hit(Point::OutcomeUnknown);
                 self.schedule(MS, Event::ClientTimeout { client, number: op.number });
             }
         }

@@ -340,6 +340,11 @@ impl Cluster {
             }
             self.resume(id);
             self.start(id);
+            // What a stuck disk was to finish later it finishes now.
+            if let Some(boot) = self.members.get(&id).and_then(|m| m.process.as_ref()).map(|p| p.boot) {
+                self.schedule(MS, Event::LogDone { member: id, boot });
+                self.schedule(MS, Event::StorageDone { member: id, boot });
+            }
         }
     }
 }

@@ -70,6 +70,8 @@ pub struct Options {
     pub members: usize,
     pub chaos: u64,
     pub clients: usize,
+    /// Some clients ask several things in a row.
+    pub scripts: bool,
     pub watchers: usize,
     pub keys: u64,
     pub value_bytes: u64,
@@ -158,6 +160,7 @@ impl Options {
             members,
             chaos: seconds * SECOND,
             clients: 1 + rng.below(8) as usize,
+            scripts: rng.chance(2, 3),
             watchers: rng.below(6) as usize,
             keys: pick(rng, &[1, 3, 10, 40]),
             value_bytes: pick(rng, &[4, 20, 300, 3000]),
@@ -200,7 +203,7 @@ impl Options {
             election_ticks: pick(rng, &[5, 10, 10]),
             heartbeat: Duration::from_millis(pick(rng, &[50, 100, 100])),
             pre_vote: !rng.chance(1, 8),
-            quota_bytes: if rng.chance(1, 16) { Some(40_000) } else { Some(2 << 30) },
+            quota_bytes: if rng.chance(1, 8) { Some(pick(rng, &[40_000, 2 << 20])) } else { Some(2 << 30) },
             progress: Duration::from_millis(pick(rng, &[100, 1000, 600_000])),
             learners_max: pick(rng, &[1, 1, 2]),
         }
@@ -214,6 +217,7 @@ impl Options {
         Self {
             members: 3,
             clients: clients as usize,
+            scripts: false,
             watchers: 2,
             keys: 40,
             value_bytes: 300,

@@ -6,8 +6,8 @@
 //! engine sees the groups' blocks alone, as one file. The sums are in memory too (a megabyte for each
 //! gigabyte) and reach the file with the sync that the blocks wait for, before anything refers to them.
 //! The engine's head is rewritten in place, so its checksum lies in the same sector. The first block
-//! also tells how many blocks the file has had for sure, because the engine would take what is left of
-//! a file that was cut off for a smaller one.
+//! also tells how many blocks the file has had for sure and which head, because the engine would take
+//! what is left of a file that was cut off for a smaller one, and an older head for the last one.
 //!
 //! **Invariant:** a read returns what was written there last, or an error that names the offset.
 
@@ -26,12 +26,15 @@ const GROUP: u64 = BLOCK / 4;
 const MAGIC: [u8; 8] = *b"CAIRN-DB";
 /// The layout of this file and of the rows in it; another number is another program's file.
 const FORMAT: u32 = 1;
-/// Where the number of blocks stands in the first sector of the file, and its checksum.
+/// Where the number of blocks and that of the head stand in the first sector of the file, and their
+/// checksum.
 const RECORD: usize = 16;
-const RECORD_LEN: usize = 12;
+const RECORD_LEN: usize = 20;
 /// The part of the engine's first block that it uses, a sector with its checksum.
 const HEAD: usize = 512;
-const HEAD_DATA: usize = HEAD - 4;
+/// Where its checksum begins, and before that its number, which each write of it raises.
+const HEAD_SUM: usize = HEAD - 4;
+const HEAD_DATA: usize = HEAD_SUM - 8;
 
 /// The first failure of a file, once there is one.
 pub(super) type Fault = OnceLock<String>;
@@ -44,8 +47,21 @@ struct Sums {
     blocks: Vec<u32>,
     /// Groups whose sums are not in the file yet.
     dirty: BTreeSet<u64>,
-    /// The number of blocks that the file says it has at least.
-    recorded: u64,
+    /// What the first block tells.
+    recorded: Record,
+}
+
+/// What a file has had for sure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Record {
+    blocks: u64,
+    head: u64,
+}
+
+impl Record {
+    fn sum(self) -> u32 {
+        sum(self.blocks, &self.head.to_le_bytes())
+    }
 }
 
 /// The storage as redb sees it. Without fsync it leaves syncs out: the kernel still gets every write,
@@ -58,6 +74,21 @@ pub(super) struct Checked<S> {
     fsync: bool,
     fault: Arc<Fault>,
     sums: RwLock<Sums>,
+}
+
+/// Checks the head's sector, and that it is no older than `recorded`: its last write may be lost.
+fn check_head(head: &[u8; HEAD], recorded: u64) -> io::Result<()> {
+    let mut expected = [0; 4];
+    expected.copy_from_slice(&head[HEAD_SUM..]);
+    check(0, &head[..HEAD_SUM], u32::from_le_bytes(expected))?;
+    let number = number_at(head, HEAD_DATA);
+    if number < recorded {
+        return Err(invalid(format!(
+            "the file's head at offset {} is the one of write {number}, and write {recorded} was durable",
+            place(0)
+        )));
+    }
+    Ok(())
 }
 
 fn invalid(text: String) -> io::Error {
@@ -98,35 +129,39 @@ fn check(block: u64, data: &[u8], expected: u32) -> io::Result<()> {
     )))
 }
 
-/// The first sector of a file that has so many blocks for sure.
-fn format_sector(blocks: u64) -> [u8; HEAD] {
+/// The first sector of a file.
+fn format_sector(told: Record) -> [u8; HEAD] {
     let mut sector = [0; HEAD];
     sector[..8].copy_from_slice(&MAGIC);
     sector[8..12].copy_from_slice(&FORMAT.to_le_bytes());
     let record = &mut sector[RECORD..RECORD + RECORD_LEN];
-    record[..8].copy_from_slice(&blocks.to_le_bytes());
-    let sum = sum(blocks, &MAGIC);
-    record[8..].copy_from_slice(&sum.to_le_bytes());
+    record[..8].copy_from_slice(&told.blocks.to_le_bytes());
+    record[8..16].copy_from_slice(&told.head.to_le_bytes());
+    record[16..].copy_from_slice(&told.sum().to_le_bytes());
     sector
 }
 
-/// The number of blocks that the first block tells; 0 where it was written before it told one.
-fn recorded_blocks(block: &[u8]) -> io::Result<u64> {
-    let record = &block[RECORD..RECORD + RECORD_LEN];
-    if record.iter().all(|byte| *byte == 0) {
-        return Ok(0);
-    }
+fn number_at(bytes: &[u8], at: usize) -> u64 {
     let mut number = [0; 8];
-    number.copy_from_slice(&record[..8]);
-    let blocks = u64::from_le_bytes(number);
-    if record[8..] != sum(blocks, &MAGIC).to_le_bytes() {
-        return Err(invalid(format!("the file's length at offset {RECORD} of it is damaged")));
-    }
-    Ok(blocks)
+    number.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(number)
 }
 
-/// Checks the first block; returns the number of blocks that it tells.
-fn check_format<S: StorageBackend>(inner: &S) -> io::Result<u64> {
+/// What the first block tells; nothing where it was written before it told anything.
+fn recorded(block: &[u8]) -> io::Result<Record> {
+    let bytes = &block[RECORD..RECORD + RECORD_LEN];
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Record::default());
+    }
+    let record = Record { blocks: number_at(bytes, 0), head: number_at(bytes, 8) };
+    if bytes[16..] != record.sum().to_le_bytes() {
+        return Err(invalid(format!("the file's length at offset {RECORD} of it is damaged")));
+    }
+    Ok(record)
+}
+
+/// Checks the first block; returns what it tells.
+fn check_format<S: StorageBackend>(inner: &S) -> io::Result<Record> {
     let mut block = [0; BLOCK as usize];
     inner.read(0, &mut block)?;
     if block[..8] != MAGIC {
@@ -144,7 +179,7 @@ fn check_format<S: StorageBackend>(inner: &S) -> io::Result<u64> {
             "the file says at offset 8 that its format is {format}, and this program reads format {FORMAT} only"
         )));
     }
-    recorded_blocks(&block)
+    recorded(&block)
 }
 
 impl<S: StorageBackend> Checked<S> {
@@ -153,7 +188,8 @@ impl<S: StorageBackend> Checked<S> {
     pub(super) fn new(inner: S, len: Arc<AtomicU64>, fsync: bool) -> io::Result<Self> {
         let whole = inner.len()?;
         len.store(whole, Ordering::Relaxed);
-        let mut sums = Sums { head: [0; HEAD], blocks: Vec::new(), dirty: BTreeSet::new(), recorded: 0 };
+        let mut sums =
+            Sums { head: [0; HEAD], blocks: Vec::new(), dirty: BTreeSet::new(), recorded: Record::default() };
         // A file may be left with the format alone by a crash when it was made.
         if whole > 0 {
             if whole < BLOCK {
@@ -165,8 +201,8 @@ impl<S: StorageBackend> Checked<S> {
             if file_len(blocks) != whole {
                 return Err(invalid(format!("the file is truncated: it has {whole} bytes, no whole blocks")));
             }
-            if blocks < sums.recorded {
-                let had = file_len(sums.recorded);
+            if blocks < sums.recorded.blocks {
+                let had = file_len(sums.recorded.blocks);
                 return Err(invalid(format!("the file is truncated: it has {whole} bytes and had {had}")));
             }
             sums.blocks.reserve(blocks as usize);
@@ -179,6 +215,7 @@ impl<S: StorageBackend> Checked<S> {
             }
             if blocks > 0 {
                 inner.read(place(0), &mut sums.head)?;
+                check_head(&sums.head, sums.recorded.head)?;
             }
         }
         Ok(Self { inner, len, fsync, fault: Arc::default(), sums: RwLock::new(sums) })
@@ -230,9 +267,7 @@ impl<S: StorageBackend> Checked<S> {
         }
         let mut head = [0; HEAD];
         self.inner.read(place(0), &mut head)?;
-        let mut expected = [0; 4];
-        expected.copy_from_slice(&head[HEAD_DATA..]);
-        check(0, &head[..HEAD_DATA], u32::from_le_bytes(expected))?;
+        check_head(&head, self.read_sums().recorded.head)?;
         out.copy_from_slice(&head[offset as usize..end]);
         Ok(())
     }
@@ -245,8 +280,10 @@ impl<S: StorageBackend> Checked<S> {
         let mut sums = self.write_sums();
         let mut head = sums.head;
         head[offset as usize..end].copy_from_slice(data);
-        let sum = sum(0, &head[..HEAD_DATA]);
-        head[HEAD_DATA..].copy_from_slice(&sum.to_le_bytes());
+        let number = number_at(&head, HEAD_DATA) + 1;
+        head[HEAD_DATA..HEAD_SUM].copy_from_slice(&number.to_le_bytes());
+        let sum = sum(0, &head[..HEAD_SUM]);
+        head[HEAD_SUM..].copy_from_slice(&sum.to_le_bytes());
         self.inner.write(place(0), &head)?;
         sums.head = head;
         Ok(())
@@ -268,14 +305,14 @@ impl<S: StorageBackend> Checked<S> {
         Ok(())
     }
 
-    /// Tells the file's length in its first block, once that length is durable. A later sync makes
-    /// what is told durable in turn; until then a shorter one stands there.
-    fn record_len(&self) -> io::Result<()> {
+    /// Tells the file's length and its head in its first block, once they are durable. A later sync
+    /// makes what is told durable in turn; until then less is told there.
+    fn record(&self) -> io::Result<()> {
         let mut sums = self.write_sums();
-        let blocks = sums.blocks.len() as u64;
-        if blocks > sums.recorded {
-            self.inner.write(0, &format_sector(blocks))?;
-            sums.recorded = blocks;
+        let now = Record { blocks: sums.blocks.len() as u64, head: number_at(&sums.head, HEAD_DATA) };
+        if now != sums.recorded {
+            self.inner.write(0, &format_sector(now))?;
+            sums.recorded = now;
         }
         Ok(())
     }
@@ -323,15 +360,15 @@ impl<S: StorageBackend> Checked<S> {
         }
         if sums.blocks.is_empty() {
             self.inner.set_len(BLOCK)?;
-            self.inner.write(0, &format_sector(0))?;
+            self.inner.write(0, &format_sector(Record::default()))?;
         }
-        if blocks < sums.recorded {
+        if blocks < sums.recorded.blocks {
             // A crash must not leave a file that is shorter than it says.
-            self.inner.write(0, &format_sector(blocks))?;
+            sums.recorded.blocks = blocks;
+            self.inner.write(0, &format_sector(sums.recorded))?;
             if self.fsync {
                 self.inner.sync_data()?;
             }
-            sums.recorded = blocks;
         }
         self.inner.set_len(file_len(blocks))?;
         sums.blocks.resize(blocks as usize, 0);
@@ -358,7 +395,7 @@ impl<S: StorageBackend> StorageBackend for Checked<S> {
     fn sync_data(&self) -> io::Result<()> {
         let synced = self.write_dirty();
         let synced = if self.fsync { synced.and_then(|()| self.inner.sync_data()) } else { synced };
-        self.note(synced.and_then(|()| self.record_len()))
+        self.note(synced.and_then(|()| self.record()))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

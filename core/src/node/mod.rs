@@ -300,8 +300,11 @@ impl Node {
         self.invariants();
     }
 
+    /// A member that has failed says nothing after that: what it was in the middle of may be half done.
     fn emit(&mut self, output: Output) {
-        self.outputs.push_back(output);
+        if !self.failed {
+            self.outputs.push_back(output);
+        }
     }
 
     fn event(&mut self, event: NodeEvent) {
@@ -313,7 +316,7 @@ impl Node {
         if !self.failed {
             self.failed = true;
             self.outputs.clear();
-            self.emit(Output::Fatal(fatal));
+            self.outputs.push_back(Output::Fatal(fatal));
         }
     }
 

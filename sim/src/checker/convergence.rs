@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 
 use cairn_core::node::{Role, Status};
 
-/// Why the cluster has not converged yet; `None` when it has.
-pub fn obstacle(statuses: &BTreeMap<u64, Status>, committed: u64) -> Option<String> {
+/// Why those `among` the members have not converged yet; `None` when they have.
+pub fn obstacle(
+    statuses: &BTreeMap<u64, Status>,
+    committed: u64,
+    among: impl Fn(u64) -> bool,
+) -> Option<String> {
     let leaders: Vec<u64> = statuses
         .values()
         .filter(|status| status.role == Role::Leader)
@@ -15,7 +19,7 @@ pub fn obstacle(statuses: &BTreeMap<u64, Status>, committed: u64) -> Option<Stri
     if leaders.len() != 1 {
         return Some(format!("leaders: {leaders:x?}"));
     }
-    for status in statuses.values() {
+    for status in statuses.values().filter(|status| among(status.member_id)) {
         if status.leader != leaders[0] {
             return Some(format!("{:x} follows {:x}", status.member_id, status.leader));
         }

@@ -3,8 +3,11 @@
 //! them is wrong.
 
 use cairn_checkers::{
-    Operation, Replay, Violation, durability, hash, monotone, register, revision_order, serializable,
+    Operation, Replay, Violation, append, durability, hash, lock, monotone, register, revision_order,
+    serializable,
 };
+
+use crate::workload::script::Record;
 
 /// Steps of the search for a linearization of one key.
 const SEARCH_STEPS: u64 = 50_000;
@@ -23,4 +26,14 @@ pub fn check(ops: &[Operation], replay: &Replay, search: bool) -> Result<(), Vio
         register::check(ops, SEARCH_STEPS)?;
     }
     Ok(())
+}
+
+/// Judges what clients with a script did.
+///
+/// # Errors
+/// The first contradiction.
+pub fn check_scripts(record: &Record) -> Result<(), Violation> {
+    append::check(&record.appends)?;
+    lock::check(&record.lock.in_order())?;
+    lock::check(&record.election.in_order())
 }

@@ -159,6 +159,11 @@ impl FileBytes {
         self.unreadable.insert(sector);
     }
 
+    /// Whether every sector can be read.
+    pub(super) fn is_readable(&self) -> bool {
+        self.unreadable.is_empty()
+    }
+
     /// A sector that was overwritten not long ago, and what it held before.
     pub(super) fn overwritten(&self, rng: &mut Rng) -> Option<(u64, Vec<u8>)> {
         let at = rng.below(self.history.len() as u64) as usize;

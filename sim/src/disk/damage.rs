@@ -91,7 +91,8 @@ impl State {
         let file = files.get_mut(&id)?;
         let (sector, before) = file.overwritten(rng)?;
         let written = file.sector(sector);
-        if written.len() != before.len() || written == before {
+        let whole = cairn_core::wal::SECTOR as usize;
+        if written.len() != whole || before.len() != whole || written == before {
             return None;
         }
         file.damage(sector, |bytes| bytes.copy_from_slice(&before));

@@ -288,6 +288,11 @@ impl SimDisk {
         self.state().coverage.clone()
     }
 
+    /// Whether every sector of every file can be read, those included that nobody reads now.
+    pub fn is_readable(&self) -> bool {
+        self.state().files.values().all(FileBytes::is_readable)
+    }
+
     /// The files of a folder.
     pub fn list(&self, folder: Folder) -> Vec<String> {
         self.state().list(folder)

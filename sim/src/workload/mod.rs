@@ -1,9 +1,15 @@
 //! What clients ask for. Each file draws the requests of one kind; this one mixes them.
 
+pub mod append;
+pub mod cas;
 pub mod compact;
+pub mod election;
 pub mod lease;
+pub mod lock;
 pub mod member;
+pub mod quota;
 pub mod register;
+pub mod script;
 pub mod txn;
 pub mod watch;
 

@@ -67,26 +67,32 @@ impl Lane {
     /// Waits for messages and takes as many as fit into one batch, at least one.
     pub(super) async fn batch(&self) -> Vec<Bytes> {
         loop {
-            {
-                let mut state = self.lock();
-                let mut batch = Vec::new();
-                let mut bytes = 0;
-                while let Some(message) = state.waiting.front() {
-                    if !batch.is_empty() && bytes + message.len() > BATCH_BYTES {
-                        break;
-                    }
-                    bytes += message.len();
-                    batch.extend(state.waiting.pop_front());
-                }
-                if !batch.is_empty() {
-                    state.bytes -= bytes;
-                    state.overflowed = false;
-                    return batch;
-                }
+            if let Some(batch) = self.take() {
+                return batch;
             }
             // `notify_one` keeps a permit when nobody waits, so a push between is not missed.
             self.filled.notified().await;
         }
+    }
+
+    /// A batch of what waits already.
+    pub(super) fn take(&self) -> Option<Vec<Bytes>> {
+        let mut state = self.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(message) = state.waiting.front() {
+            if !batch.is_empty() && bytes + message.len() > BATCH_BYTES {
+                break;
+            }
+            bytes += message.len();
+            batch.extend(state.waiting.pop_front());
+        }
+        if batch.is_empty() {
+            return None;
+        }
+        state.bytes -= bytes;
+        state.overflowed = false;
+        Some(batch)
     }
 }
 

@@ -163,6 +163,19 @@ async fn messages_arrive_in_order_and_calls_are_answered() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_peer_is_sent_though_it_is_removed_meanwhile() {
+    let (mut a, mut b) = (site(1), site(2));
+    let (_serving, url) = b.serve(ANY);
+    for round in 0..30u8 {
+        a.transport.set_peer(2, vec![url.clone()]);
+        a.until(|event| *event == Event::Connected(2)).await;
+        a.transport.send_urgent(2, Bytes::copy_from_slice(&[round]));
+        a.transport.remove_peer(2);
+        b.until(|event| *event == Event::Message(1, Bytes::copy_from_slice(&[round]))).await;
+    }
+}
+
+#[tokio::test]
 async fn reconnects_when_the_server_side_restarts() {
     let (mut a, mut b) = (site(1), site(2));
     let (serving, url) = b.serve(ANY);

@@ -338,15 +338,16 @@ fn end_of(ended: Result<Option<MessagesAck>, Status>) -> Status {
     ended.err().unwrap_or_else(|| Status::unavailable("the peer closed the stream"))
 }
 
-/// A lane as a request body: pulled only when the connection has room, which is the back-pressure.
+/// A lane as a request body: pulled only when the connection has room, which is the back-pressure. When
+/// the session is gone, what waits is still sent: a member that was removed learns so that it was.
 fn batches(lane: Arc<Lane>, open: watch::Receiver<()>) -> impl Stream<Item = MessageBatch> + Send + 'static {
-    stream::unfold((lane, open), async |(lane, mut open)| {
-        let messages = tokio::select! {
-            messages = lane.batch() => messages,
+    stream::unfold(Some((lane, open)), async |state| {
+        let (lane, mut open) = state?;
+        tokio::select! {
+            messages = lane.batch() => Some((MessageBatch { messages }, Some((lane, open)))),
             // Nothing is ever sent: it fails when the session is gone.
-            _ = open.changed() => return None,
-        };
-        Some((MessageBatch { messages }, (lane, open)))
+            _ = open.changed() => lane.take().map(|messages| (MessageBatch { messages }, None)),
+        }
     })
 }
 

@@ -4,7 +4,8 @@ use std::process::Command;
 
 /// Exit code, standard output and standard error.
 fn cairnctl(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_cairnctl")).args(args).env_clear().output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_cairnctl")).args(args).env_clear().output();
+    let output = output.expect("the program was built");
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }

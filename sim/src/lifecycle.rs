@@ -125,8 +125,9 @@ impl Cluster {
             Node::start(config, recovered, store.backend(), clock.local(now)).map_err(|fatal| fatal.0)?;
         let status = node.status();
         if status.first - 1 > log.start() {
-            // A snapshot had been installed, and the log not been told.
-            log = LogMirror::new(status.first - 1, Vec::new());
+            // A snapshot had been installed and the log not been told, or damage ended at what is applied.
+            let kept = (status.first..=status.last).filter_map(|index| log.get(index).cloned()).collect();
+            log = LogMirror::new(status.first - 1, kept);
         }
         member.paused = false;
         member.process = Some(Process {

@@ -39,8 +39,6 @@ pub(crate) struct Member {
     pub(crate) offer: Offer,
     /// What the node tells of.
     pub(crate) notices: mpsc::UnboundedReceiver<Notice>,
-    /// Turns true when a peer says that this member was removed.
-    pub(crate) removed: watch::Receiver<bool>,
     inbox: Inbox,
     serving: watch::Sender<bool>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -55,14 +53,12 @@ impl Member {
         let inbox = Inbox::new();
         let incoming = Arc::new(Mutex::new(None));
         let removed_members = Arc::new(RwLock::new(BTreeSet::new()));
-        let (removed_self, removed) = watch::channel(false);
         let receiver = Arc::new(Receiver {
             events: inbox.clone(),
             dir: dir.clone(),
             incoming: incoming.clone(),
             removed: removed_members.clone(),
             metrics: metrics.clone(),
-            removed_self,
         });
         let runtime = tokio::runtime::Handle::current();
         let transport = Transport::new(PeerConfig::new(cluster_id, member_id), receiver, runtime);
@@ -138,7 +134,7 @@ impl Member {
             removed_members,
             offer.metrics.clone(),
         )));
-        Ok(Self { member_id, cluster_id, peers, offer, notices, removed, inbox, serving, threads, tasks })
+        Ok(Self { member_id, cluster_id, peers, offer, notices, inbox, serving, threads, tasks })
     }
 
     /// Gives leadership away, if this member has it and another can take it, within `limit`.

@@ -89,7 +89,6 @@ async fn wait(member: &mut Member, served: &mut Served) -> Result<End, String> {
                 Some(Notice::Node(event)) => event,
             },
             signal = signals.next() => return Ok(End::Signal(signal)),
-            _ = member.removed.wait_for(|removed| *removed) => NodeEvent::RemovedSelf,
         };
         member.offer.metrics.event(&event);
         events::log(&event, member_id, cluster_id);

@@ -3,7 +3,7 @@
 
 use cairn_core::api::{AlarmAction, AlarmRequest, Request};
 use cairn_core::backend::Batch;
-use cairn_core::node::Status;
+use cairn_core::node::{Input, Status};
 use cairn_core::types::MemberId;
 use cairn_core::wal::{HardState, LogStart};
 
@@ -31,7 +31,8 @@ impl Cluster {
                 && let Some(boot) = member.process.as_ref().map(|process| process.boot)
                 && self.nemesis.chance(1, 8)
             {
-                self.stop(*id, boot);
+                // A peer that it calls refuses it; the log need not ever tell.
+                self.schedule(0, Event::Feed { member: *id, boot, input: Input::Removed });
             } else if let Some(member) = self.members.get_mut(id).filter(|member| member.process.is_none()) {
                 member.removed = true;
             }

@@ -82,6 +82,9 @@ pub enum Input {
         /// The peer.
         peer: MemberId,
     },
+    /// A peer refuses this member because it was removed. That is committed, but the log need not tell:
+    /// whoever leads may have removed this member before it had replicated the change to it.
+    Removed,
     /// Every append and repair up to this one is durable.
     Appended {
         /// From [`super::Output::Append`] or [`super::Output::Repair`].

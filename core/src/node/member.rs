@@ -9,8 +9,8 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
 use super::peer_message::ProposalKind;
 use super::request::{Pending, Wait};
-use super::{Node, Output};
-use crate::api::{Member, Request};
+use super::{Node, NodeEvent, Output};
+use crate::api::{Member, Request, ResponseBody};
 use crate::cluster;
 use crate::command::{Command, MemberChange, Op};
 use crate::error::Error;
@@ -163,6 +163,22 @@ impl Node {
         }
     }
 
+    /// A peer says that this member was removed. Nobody replicates to it any more, so its clients that
+    /// asked for this would wait in vain: etcd's leader, which removes itself, answers them too.
+    pub(super) fn handle_removed(&mut self) {
+        if self.removed {
+            return;
+        }
+        self.removed = true;
+        self.event(NodeEvent::RemovedSelf);
+        let own = self.config.member_id;
+        let members: Vec<Member> =
+            self.cluster.members().filter(|member| member.id != own).cloned().collect();
+        for id in self.requests.asking(&Request::MemberRemove { id: own }) {
+            self.finish(id, Ok(ResponseBody::Members { members: members.clone() }));
+        }
+    }
+
     pub(super) fn handle_peer_unreachable(&mut self, peer: MemberId) {
         self.connected.remove(&peer);
         if self.peers.contains_key(&peer) {
@@ -213,7 +229,7 @@ impl Node {
     pub(super) fn finish_transfers(&mut self) {
         let leader = self.leader;
         for id in self.requests.waiting(|wait| *wait == Wait::Transfer(leader)) {
-            self.finish(id, Ok(crate::api::ResponseBody::MoveLeader));
+            self.finish(id, Ok(ResponseBody::MoveLeader));
         }
     }
 

@@ -251,6 +251,7 @@ impl Node {
             Input::PeerConnected { peer } => self.handle_peer_connected(peer),
             Input::PeerUnreachable { peer } => self.handle_peer_unreachable(peer),
             Input::PeerLost { peer } => self.handle_peer_lost(peer),
+            Input::Removed => self.handle_removed(),
             Input::Appended { seq } => self.handle_appended(seq),
             Input::Flushed { size } => self.handle_flushed(size),
             Input::Compacted { to, size } => self.handle_compacted(to, size),

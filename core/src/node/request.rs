@@ -97,6 +97,11 @@ impl Requests {
     pub(super) fn waiting(&self, matches: impl Fn(&Wait) -> bool) -> Vec<u64> {
         self.pending.iter().filter(|(_, pending)| matches(&pending.wait)).map(|(id, _)| *id).collect()
     }
+
+    /// The ids of requests that are equal to this one.
+    pub(super) fn asking(&self, request: &Request) -> Vec<u64> {
+        self.pending.iter().filter(|(_, pending)| pending.request == *request).map(|(id, _)| *id).collect()
+    }
 }
 
 impl Node {

@@ -23,6 +23,7 @@ use crate::wal::{Append, Damaged, HardState, LogEntry, LogStart, Metadata};
 
 mod failover;
 mod force;
+mod removed;
 mod repair;
 
 /// A log in memory; appends are durable at once.

@@ -147,7 +147,6 @@ pub(crate) struct Receiver {
     pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
     pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) removed_self: tokio::sync::watch::Sender<bool>,
 }
 
 impl Receiver {
@@ -192,7 +191,7 @@ impl PeerEvents for Receiver {
     }
 
     fn removed(&self) {
-        self.removed_self.send_replace(true);
+        self.input(Input::Removed);
     }
 
     fn is_removed(&self, id: MemberId) -> bool {

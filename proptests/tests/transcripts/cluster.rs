@@ -135,8 +135,9 @@ fn grow_and_shrink() {
                 ctl("member list").sorted(),
                 ctl("member remove {NEW}"),
                 ctl("member update {NEW} --peer-urls=http://127.0.0.1:1"),
-                // The leader removes itself: the rest goes on.
-                ctl("member remove {ID0} -w json --endpoints={EP0}").until(Until::Success),
+                // The leader goes, the rest goes on. Asked at the leader, etcd's answer is a matter of luck:
+                // it sometimes stops before it has sent it.
+                ctl("member remove {ID0} -w json --endpoints={EP1}").until(Until::Success),
                 Step::AwaitMemberExit(0),
                 ctl("member list --endpoints={EP1}").sorted(),
                 ctl("put a 2 --endpoints={EP1}").until(Until::Success),

@@ -79,7 +79,8 @@ fn make_mirror() {
         to_mirror("get copy/ --prefix").until(Until::Contains("changed")),
         stop("renamed"),
         spawn("bare", "make-mirror {MIRROR} --prefix=n/ --no-dest-prefix"),
-        to_mirror("get c").until(Until::Lines(2)),
+        // The last of its keys.
+        to_mirror("get more").until(Until::Lines(2)),
         stop("bare"),
         to_mirror("get '' --prefix"),
     ]);

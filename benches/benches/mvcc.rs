@@ -3,12 +3,14 @@
 //! - `put`: time of 10,000 puts of 128 bytes to random ones of 100,000 keys, with one flush to the
 //!   backend at the end, as the node does after 50,000 rows; `elem/s` is puts a second.
 //! - `range/1`, `range/100`: time of one range of that many keys, half of them in the overlay.
-//! - `txn`: time of 1,000 transactions of one compare, one put and one range, with the same flush.
+//! - `txn`: time of 1,000 transactions of one compare, one put and one range, with the same flush;
+//! - `compaction`: time of the physical compaction of 10,000 changes that other puts have superseded, in
+//!   batches of 1,000 rows; `elem/s` is changes a second.
 //!
 //! Backends: `mem` (ordered maps) and `redb` (the engine on memory: its code without a disk).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cairn_core::api::{
@@ -17,13 +19,14 @@ use cairn_core::api::{
 use cairn_core::backend::Backend;
 use cairn_core::backend::mem::MemBackend;
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
-use cairn_core::mvcc::{Store, StoreOptions};
+use cairn_core::mvcc::{Store, StoreOptions, compact_batch};
 use cairn_core::rng::Rng;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const KEYS: u64 = 100_000;
 const PUTS: u64 = 10_000;
 const TXNS: u64 = 1_000;
+const COMPACT_ROWS: usize = 1_000;
 
 struct Bench {
     store: Store,
@@ -66,6 +69,28 @@ impl Bench {
         let batch = self.store.take_flush().expect("there is something to flush");
         self.backend.commit(&batch).expect("memory does not fail");
         self.store.flushed().expect("memory does not fail");
+    }
+
+    /// Compacts logically, to the newest revision.
+    fn start_compaction(&mut self) {
+        let newest = self.store.revision();
+        self.store.compact(newest).expect("memory does not fail").expect("it is not compacted");
+        self.flush();
+    }
+
+    /// Removes what is superseded, as the storage thread does.
+    fn finish_compaction(&mut self) {
+        let due = self.store.compaction_due().expect("its revision is flushed");
+        self.store.compaction_started();
+        let mut cursor = Some(due.start());
+        while let Some(from) = cursor {
+            let view = self.backend.view().expect("memory does not fail");
+            let (batch, next) =
+                compact_batch(&*view, from, due.to, COMPACT_ROWS).expect("memory does not fail");
+            self.backend.commit(&batch).expect("memory does not fail");
+            cursor = next;
+        }
+        self.store.compacted(due.to).expect("memory does not fail");
     }
 
     fn txn(&mut self) {
@@ -126,6 +151,26 @@ fn mvcc(criterion: &mut Criterion) {
                     bench.txn();
                 }
                 bench.flush();
+            });
+        });
+        // What the others left behind is not measured.
+        bench.start_compaction();
+        bench.finish_compaction();
+        group.throughput(Throughput::Elements(PUTS));
+        group.bench_function("compaction", |b| {
+            b.iter_custom(|iterations| {
+                let mut time = Duration::ZERO;
+                for _ in 0..iterations {
+                    for _ in 0..PUTS {
+                        let number = bench.rng.below(KEYS);
+                        bench.put(number);
+                    }
+                    bench.start_compaction();
+                    let started = Instant::now();
+                    bench.finish_compaction();
+                    time += started.elapsed();
+                }
+                time
             });
         });
         group.finish();

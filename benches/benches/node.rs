@@ -23,7 +23,7 @@ fn node(criterion: &mut Criterion) {
     for members in [1, 3] {
         let mut group = criterion.benchmark_group(format!("node/{members}"));
         group.sample_size(10).warm_up_time(Duration::from_millis(300));
-        group.measurement_time(Duration::from_secs(2));
+        group.measurement_time(Duration::from_secs(1));
         let mut rng = Rng::new(1);
         for size in [16, 256, 4096] {
             let value = Bytes::from(vec![7; size]);

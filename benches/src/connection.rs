@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use cairn_net::proto::etcdserverpb::RangeRequest;
+use cairn_net::proto::etcdserverpb::kv_client::KvClient;
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 /// Why a load cannot be run.
@@ -75,6 +78,26 @@ impl Connections {
             channels.push(channel);
         }
         Ok(Self(channels))
+    }
+
+    /// Sends a first request over each and reads the reply: in a short load at a low rate these would be
+    /// the slowest ones, and the p99 would be that of a new connection.
+    ///
+    /// # Errors
+    /// A server refuses it.
+    pub async fn warm_up(&self) -> Result<(), BenchError> {
+        let mut requests = JoinSet::new();
+        for channel in &self.0 {
+            let mut kv = KvClient::new(channel.clone());
+            let key = "ready".into();
+            let range = RangeRequest { key, serializable: true, ..RangeRequest::default() };
+            requests.spawn(async move { kv.range(range).await.map(drop) });
+        }
+        while let Some(request) = requests.join_next().await {
+            let answered = request.expect("a request does not panic");
+            answered.map_err(BenchError::prepare("the first request of a connection"))?;
+        }
+        Ok(())
     }
 
     /// The connection of a client.

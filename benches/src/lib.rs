@@ -16,6 +16,7 @@ pub mod process;
 pub mod report;
 pub mod server;
 pub mod session;
+pub mod size;
 pub mod watch;
 pub mod workload;
 pub mod world;

@@ -21,16 +21,25 @@ const TOTAL: u64 = 10_000;
 /// # Errors
 /// The load could not begin. What fails later is in the report.
 pub async fn run(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError> {
+    fill(kind, options).await?;
+    run_filled(kind, options).await
+}
+
+/// Writes the keys that a load reads, if it reads any.
+///
+/// # Errors
+/// As [`run`].
+pub async fn fill(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
     check(kind, options)?;
     if kind.reads_keys() {
         let channel = Connections::open(&options.endpoints, 1).await?.of(0);
         let mut worker = KvWorker::new(channel, kind, Keys::new(options)?, options, 0, Instant::now());
         worker.fill(0..options.keys).await?;
     }
-    run_filled(kind, options).await
+    Ok(())
 }
 
-/// The same with keys that are there.
+/// [`run`] with keys that are there.
 ///
 /// # Errors
 /// As [`run`].
@@ -38,6 +47,7 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
     check(kind, options)?;
     let keys = Keys::new(options)?;
     let connections = Connections::open(&options.endpoints, options.conns).await?;
+    connections.warm_up().await?;
     let epoch = Instant::now();
     let worker = |client: usize| {
         KvWorker::new(connections.of(client), kind, keys.clone(), options, client as u64, epoch)
@@ -96,7 +106,7 @@ fn check(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
         return wrong("--rate must be above zero");
     }
     match kind {
-        Kind::Watch { .. } if options.val_size < 8 => {
+        Kind::Watch { .. } if options.val_size.least() < 8 => {
             wrong("a watch load needs values of 8 bytes or more, which hold the time")
         }
         Kind::Range { rows, .. } if rows == 0 || rows > options.keys => {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::size::Size;
+
 /// What all loads have in common.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct LoadOptions {
@@ -28,12 +30,13 @@ pub struct LoadOptions {
     /// latency from when each was due. Without it a client starts the next one when the last has ended.
     #[arg(long)]
     pub rate: Option<f64>,
-    /// Bytes of a key, the prefix included.
+    /// Bytes of a key, the prefix included: a number, or as for values. A key has its size for good.
     #[arg(long, default_value_t = LoadOptions::default().key_size)]
-    pub key_size: usize,
-    /// Bytes of a value.
+    pub key_size: Size,
+    /// Bytes of a value: a number, LEAST-MOST for all sizes between as likely, or LEAST-MOST:EXPONENT to
+    /// prefer small ones as Zipf's law does.
     #[arg(long, default_value_t = LoadOptions::default().val_size)]
-    pub val_size: usize,
+    pub val_size: Size,
     /// Distinct keys.
     #[arg(long, default_value_t = LoadOptions::default().keys)]
     pub keys: u64,
@@ -67,8 +70,8 @@ impl Default for LoadOptions {
             total: None,
             duration: None,
             rate: None,
-            key_size: 16,
-            val_size: 256,
+            key_size: Size::fixed(16),
+            val_size: Size::fixed(256),
             keys: 10_000,
             prefix: "bench/".to_owned(),
             sequential: false,
@@ -148,6 +151,11 @@ impl Kind {
             Self::Lock => "lock",
             Self::Lease { .. } => "lease keepalive",
         }
+    }
+
+    /// Whether operations change keys, so that something is written to a disk.
+    pub fn writes_keys(self) -> bool {
+        !matches!(self, Self::Range { .. } | Self::Lease { .. } | Self::Mixed { read_percent: 100, .. })
     }
 
     /// Whether the keys must exist before the load begins.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Ticks a second of the times in `/proc/PID/stat`: fixed by Linux's interface on the machines that
 /// Cairn runs on, whatever the kernel's own rate.
-const TICKS: u64 = 100;
+pub(crate) const TICKS: u64 = 100;
 
 /// What a process has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,9 @@ use crate::options::{Kind, LoadOptions};
 use crate::process::Usage;
 use crate::watch::Watched;
 
+/// Quantiles of the whole histogram in each half of the way to its end.
+const QUANTILE_TICKS: u32 = 5;
+
 /// A histogram in a few numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[allow(missing_docs)]
@@ -97,6 +100,11 @@ pub struct Report {
     pub latency_us: Summary,
     /// From when an operation was sent to its reply.
     pub service_us: Summary,
+    /// Of a closed loop: the latencies that clients would have seen too if they had gone on asking, one
+    /// operation each median latency, while one was slow (the HDR histogram's correction).
+    pub corrected_us: Option<Summary>,
+    /// The whole histogram of `latency_us`: pairs of a quantile and the latency.
+    pub latency_quantiles: Vec<(f64, u64)>,
     /// From the sending of a put to its event at a watcher.
     pub watch_us: Option<Summary>,
     /// Successes in each second.
@@ -111,6 +119,9 @@ impl Report {
     /// A report of what was measured.
     pub fn new(kind: Kind, options: &LoadOptions, measured: &Measured, used: (Used, Option<Used>)) -> Self {
         let seconds = measured.elapsed.as_secs_f64();
+        let latency = &measured.latency;
+        let closed = options.rate.is_none() && !latency.is_empty();
+        let quantiles = latency.iter_quantiles(QUANTILE_TICKS);
         Self {
             load: kind.name().to_owned(),
             pace: if options.rate.is_some() { "open" } else { "closed" },
@@ -120,8 +131,13 @@ impl Report {
             errors: measured.errors.clone(),
             seconds,
             throughput: if seconds > 0.0 { measured.done() as f64 / seconds } else { 0.0 },
-            latency_us: (&measured.latency).into(),
+            latency_us: latency.into(),
             service_us: (&measured.service).into(),
+            corrected_us: closed
+                .then(|| (&latency.clone_correct(latency.value_at_quantile(0.5).max(1))).into()),
+            latency_quantiles: quantiles
+                .map(|at| (at.quantile_iterated_to(), at.value_iterated_to()))
+                .collect(),
             watch_us: None,
             per_second: measured.per_second.clone(),
             generator: used.0,
@@ -162,6 +178,9 @@ impl Report {
         row("latency", &self.latency_us);
         if self.pace == "open" {
             row("service", &self.service_us);
+        }
+        if let Some(corrected) = &self.corrected_us {
+            row("corrected", corrected);
         }
         if let Some(watch) = &self.watch_us {
             row("watch", watch);
@@ -246,5 +265,27 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["latency_us"]["max"], 1000);
         assert_eq!(json["loop"], "closed");
+        assert_eq!(json["latency_quantiles"].as_array().unwrap().last().unwrap()[1], 1000);
+    }
+
+    #[test]
+    fn a_closed_loop_is_corrected_for_what_it_did_not_ask_meanwhile() {
+        let mut latency = histogram();
+        for _ in 0..999 {
+            record(&mut latency, Duration::from_millis(1));
+        }
+        record(&mut latency, Duration::from_secs(1));
+        let (errors, elapsed) = (BTreeMap::new(), Duration::from_secs(2));
+        let measured =
+            Measured { service: latency.clone(), latency, errors, elapsed, per_second: vec![500, 500] };
+        let used = || (Used::default(), None);
+        let closed = Report::new(Kind::Put, &LoadOptions::default(), &measured, used());
+        // One second of silence hid a thousand operations, which would have waited half of it on average.
+        assert_eq!(closed.latency_us.p99, 1_000);
+        let corrected = closed.corrected_us.unwrap();
+        assert!((1_900..2_100).contains(&corrected.count), "{corrected:?}");
+        assert!((900_000..=1_000_000).contains(&corrected.p99), "{corrected:?}");
+        let open = LoadOptions { rate: Some(500.0), ..LoadOptions::default() };
+        assert_eq!(Report::new(Kind::Put, &open, &measured, used()).corrected_us, None);
     }
 }

@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use crate::connection::BenchError;
 use crate::drive::Worker;
 use crate::options::{Consistency, Kind, LoadOptions};
+use crate::size::Size;
 use crate::zipf::Zipf;
 
 /// Puts in one transaction when keys are written beforehand; etcd allows 128 operations.
@@ -24,6 +25,7 @@ const FILL_OPS: u64 = 100;
 pub struct Keys {
     prefix: Bytes,
     digits: usize,
+    size: Size,
     count: u64,
     choice: Choice,
 }
@@ -40,7 +42,7 @@ impl Keys {
     /// # Errors
     /// The keys do not fit into their size.
     pub fn new(options: &LoadOptions) -> Result<Self, BenchError> {
-        let digits = options.key_size.saturating_sub(options.prefix.len());
+        let digits = options.key_size.least().saturating_sub(options.prefix.len());
         let needed = options.keys.saturating_sub(1).max(1).ilog10() as usize + 1;
         if options.keys == 0 || digits < needed {
             return Err(BenchError::Options(format!(
@@ -60,14 +62,18 @@ impl Keys {
             }
             Some(_) => return Err(BenchError::Options("--zipf must be between 0 and 1".to_owned())),
         };
-        Ok(Self { prefix, digits, count: options.keys, choice })
+        Ok(Self { prefix, digits, size: options.key_size, count: options.keys, choice })
     }
 
     /// Key `number`.
     pub fn key(&self, number: u64) -> Bytes {
-        let mut key = BytesMut::with_capacity(self.prefix.len() + self.digits);
+        // Whoever names a key means the same bytes, so its size depends on its number alone. What makes
+        // it longer comes last and leaves the order as it is.
+        let size = self.size.pick(&mut Rng::derive(0, &[number]));
+        let mut key = BytesMut::with_capacity(size);
         key.put_slice(&self.prefix);
         key.put_slice(format!("{number:0digits$}", digits = self.digits).as_bytes());
+        key.resize(size, b'.');
         key.freeze()
     }
 
@@ -94,7 +100,9 @@ pub struct KvWorker {
     kind: Kind,
     keys: Keys,
     rng: Rng,
+    /// The longest value; others are its beginning.
     value: Bytes,
+    val_size: Size,
     /// Where the times in a watch load's values count from.
     epoch: Instant,
 }
@@ -110,9 +118,10 @@ impl KvWorker {
         epoch: Instant,
     ) -> Self {
         let mut rng = Rng::derive(options.seed, &[number]);
-        let value = (0..options.val_size).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>().into();
+        let val_size = options.val_size;
+        let value = (0..val_size.most()).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>().into();
         let kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
-        Self { kv, kind, keys, rng, value, epoch }
+        Self { kv, kind, keys, rng, value, val_size, epoch }
     }
 
     /// Writes the keys of `numbers` once.
@@ -129,11 +138,12 @@ impl KvWorker {
         Ok(())
     }
 
-    fn put(&self, number: u64) -> PutRequest {
-        PutRequest { key: self.keys.key(number), value: self.value.clone(), ..PutRequest::default() }
+    fn put(&mut self, number: u64) -> PutRequest {
+        let value = self.value.slice(..self.val_size.pick(&mut self.rng));
+        PutRequest { key: self.keys.key(number), value, ..PutRequest::default() }
     }
 
-    fn put_op(&self, number: u64) -> RequestOp {
+    fn put_op(&mut self, number: u64) -> RequestOp {
         RequestOp { request: Some(request_op::Request::RequestPut(self.put(number))) }
     }
 
@@ -145,6 +155,11 @@ impl KvWorker {
             range.range_end = if end < self.keys.count { self.keys.key(end) } else { self.keys.all().1 };
         }
         range
+    }
+
+    async fn write(&mut self, number: u64) -> Result<(), Status> {
+        let put = self.put(number);
+        self.kv.put(put).await.map(drop)
     }
 
     async fn read(&mut self, number: u64, rows: u64, consistency: Consistency) -> Result<(), Status> {
@@ -208,7 +223,7 @@ impl Worker for KvWorker {
     async fn operate(&mut self, operation: u64) -> Result<(), Status> {
         let number = self.keys.pick(&mut self.rng, operation);
         match self.kind {
-            Kind::Put | Kind::Lease { .. } | Kind::Lock => self.kv.put(self.put(number)).await.map(drop),
+            Kind::Put | Kind::Lease { .. } | Kind::Lock => self.write(number).await,
             Kind::Range { consistency, rows } => {
                 let number = number.min(self.keys.count.saturating_sub(rows));
                 self.read(number, rows, consistency).await
@@ -225,7 +240,7 @@ impl Worker for KvWorker {
                 if self.rng.chance(read_percent, 100) {
                     self.read(number, 1, consistency).await
                 } else {
-                    self.kv.put(self.put(number)).await.map(drop)
+                    self.write(number).await
                 }
             }
             Kind::Watch { .. } => {
@@ -246,7 +261,7 @@ mod tests {
 
     #[test]
     fn keys_have_their_size_and_lie_in_the_range_of_all() {
-        let options = LoadOptions { keys: 1000, key_size: 9, ..LoadOptions::default() };
+        let options = LoadOptions { keys: 1000, key_size: Size::fixed(9), ..LoadOptions::default() };
         let keys = Keys::new(&options).unwrap();
         let (start, end) = keys.all();
         for number in [0, 7, 999] {
@@ -254,8 +269,20 @@ mod tests {
             assert_eq!(key.len(), 9);
             assert!(start <= key && key < end);
         }
-        assert!(Keys::new(&LoadOptions { key_size: 8, ..options.clone() }).is_err());
+        assert!(Keys::new(&LoadOptions { key_size: Size::fixed(8), ..options.clone() }).is_err());
         assert!(Keys::new(&LoadOptions { keys: 0, ..options }).is_err());
+    }
+
+    #[test]
+    fn keys_of_many_sizes_keep_theirs_and_their_order() {
+        let key_size = "12-40".parse().unwrap();
+        let keys = Keys::new(&LoadOptions { keys: 1000, key_size, ..LoadOptions::default() }).unwrap();
+        let all: Vec<Bytes> = (0..1000).map(|number| keys.key(number)).collect();
+        assert!(all.is_sorted());
+        assert!(all.iter().all(|key| (12..=40).contains(&key.len())));
+        assert!(all.iter().any(|key| key.len() != all[0].len()));
+        assert_eq!(keys.key(7), all[7]);
+        assert!(keys.all().0 < all[0] && all[999] < keys.all().1);
     }
 
     #[test]

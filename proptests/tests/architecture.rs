@@ -21,7 +21,7 @@ const USES: [(&str, &[&str]); 9] = [
     ("sim/checkers", &[]),
     ("proptests", &["core", "net", "sim"]),
     ("jepsen", &["core", "net", "checkers"]),
-    ("benches", &["core", "net", "server"]),
+    ("benches", &["core", "net", "server", "sim", "checkers"]),
 ];
 
 /// Dependencies that only some packages may have.

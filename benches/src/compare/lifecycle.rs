@@ -7,9 +7,11 @@ use cairn_net::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use cairn_net::proto::etcdserverpb::{
     CompactionRequest, DefragmentRequest, PutRequest, RangeRequest, SnapshotRequest,
 };
+use tokio::task::JoinHandle;
+use tonic::Status;
 use tonic::transport::Channel;
 
-use super::loads::{Site, cpu_us, sound};
+use super::loads::{Site, Taken, cpu_us, sound};
 use crate::connection::{BenchError, Connections};
 use crate::load;
 use crate::options::{Consistency, Kind, LoadOptions};
@@ -61,7 +63,8 @@ async fn connect(endpoint: &str) -> Result<Channel, BenchError> {
     Ok(Connections::open(&[endpoint.to_owned()], 1).await?.of(0))
 }
 
-/// Memory after loading and after a restart, and the restart's time in milliseconds.
+/// Memory after loading and after a restart, the times of the restart and of a full snapshot in
+/// milliseconds.
 async fn loaded(site: &Site<'_>, keys: u64) -> Result<Vec<f64>, BenchError> {
     let mut cluster = site.start(1).await?;
     fill(&cluster, keys).await?;
@@ -76,20 +79,24 @@ async fn loaded(site: &Site<'_>, keys: u64) -> Result<Vec<f64>, BenchError> {
     if found != i64::try_from(keys).unwrap_or(i64::MAX) {
         return Err(BenchError::Options(format!("{found} of {keys} keys are there after the restart")));
     }
-    Ok(vec![rss, rss_mib(&cluster)?, started.as_secs_f64() * 1e3])
+    let after_restart = rss_mib(&cluster)?;
+    let asked = Instant::now();
+    let maintenance = MaintenanceClient::new(connect(cluster.endpoint()).await?);
+    snapshot(maintenance).await.map_err(BenchError::prepare("the snapshot"))?;
+    Ok(vec![rss, after_restart, started.as_secs_f64() * 1e3, asked.elapsed().as_secs_f64() * 1e3])
 }
 
-pub(super) async fn million(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
-    loaded(&site, site.options.keys).await
+pub(super) async fn million(site: Site<'_>) -> Result<Taken, BenchError> {
+    Ok(loaded(&site, site.options.keys).await?.into())
 }
 
-pub(super) async fn ten_times(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
+pub(super) async fn ten_times(site: Site<'_>) -> Result<Taken, BenchError> {
     let small = loaded(&site, site.options.keys).await?;
     let large = loaded(&site, 10 * site.options.keys).await?;
-    Ok(vec![large[1] / small[1], large[2] / small[2]])
+    Ok(vec![large[1] / small[1], large[2] / small[2]].into())
 }
 
-pub(super) async fn scale(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
+pub(super) async fn scale(site: Site<'_>) -> Result<Taken, BenchError> {
     let mut costs = Vec::new();
     for keys in [10_000, 10 * site.options.keys] {
         let cluster = site.start(1).await?;
@@ -101,11 +108,11 @@ pub(super) async fn scale(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
         let get = cpu_us(&sound(load::run_filled(get, &load).await?)?);
         costs.push([put, get]);
     }
-    Ok(vec![costs[1][0] / costs[0][0], costs[1][1] / costs[0][1]])
+    Ok(vec![costs[1][0] / costs[0][0], costs[1][1] / costs[0][1]].into())
 }
 
 /// From the leader's death to the first write that was sent after it and succeeded, in milliseconds.
-pub(super) async fn failover(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
+pub(super) async fn failover(site: Site<'_>) -> Result<Taken, BenchError> {
     let mut times = Vec::new();
     for _ in 0..FAILOVERS {
         let mut cluster = site.start(3).await?;
@@ -138,11 +145,11 @@ pub(super) async fn failover(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
         };
         times.push(time.as_secs_f64() * 1e3);
     }
-    Ok(vec![super::outcome::median(&times)])
+    Ok(vec![super::outcome::median(&times)].into())
 }
 
-/// The p99 of puts at a fixed rate while storage works, in multiples of quiet.
-pub(super) async fn stalls(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
+/// The p99 of puts at a fixed rate while storage works, in multiples of quiet, and how long its work took.
+pub(super) async fn stalls(site: Site<'_>) -> Result<Taken, BenchError> {
     let cluster = site.start(1).await?;
     for _ in 0..4 {
         fill(&cluster, site.options.keys / 4).await?;
@@ -156,30 +163,55 @@ pub(super) async fn stalls(site: Site<'_>) -> Result<Vec<f64>, BenchError> {
     let newest = kv.range(RangeRequest { key: "ready".into(), ..RangeRequest::default() }).await;
     let header = newest.map_err(BenchError::prepare("asking for the revision"))?.into_inner().header;
     let revision = header.map_or(0, |header| header.revision);
-    let compaction =
-        tokio::spawn(
-            async move { kv.compact(CompactionRequest { revision, physical: true }).await.map(drop) },
-        );
-    let compacting = puts().await?;
-    joined(compaction).await?;
-
-    let mut maintenance = MaintenanceClient::new(channel.clone());
-    let defragment =
-        tokio::spawn(async move { maintenance.defragment(DefragmentRequest {}).await.map(drop) });
-    let defragmenting = puts().await?;
-    joined(defragment).await?;
-
-    let mut maintenance = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
-    let snapshot = tokio::spawn(async move {
-        let mut chunks = maintenance.snapshot(SnapshotRequest {}).await?.into_inner();
-        while chunks.message().await?.is_some() {}
-        Ok(())
+    let compact = CompactionRequest { revision, physical: true };
+    let compaction = tokio::spawn(async move {
+        let started = Instant::now();
+        kv.compact(compact).await.map(|_| started.elapsed())
     });
-    let sending = puts().await?;
-    joined(snapshot).await?;
-    Ok([compacting, defragmenting, sending].map(|p99| p99 / quiet).to_vec())
+    let compacting = (puts().await?, joined(compaction).await?);
+
+    // The other two are short on a small database, so they are repeated for as long as the load lasts.
+    let until = Instant::now() + site.options.duration;
+    let maintenance = MaintenanceClient::new(channel.clone());
+    let defragment = tokio::spawn(repeated(until, move || {
+        let mut maintenance = maintenance.clone();
+        async move { maintenance.defragment(DefragmentRequest {}).await.map(drop) }
+    }));
+    let defragmenting = (puts().await?, joined(defragment).await?);
+
+    let until = Instant::now() + site.options.duration;
+    let maintenance = MaintenanceClient::new(channel);
+    let snapshots = tokio::spawn(repeated(until, move || snapshot(maintenance.clone())));
+    let sending = (puts().await?, joined(snapshots).await?);
+    let all = [compacting, defragmenting, sending];
+    let times = all.map(|(_, time)| time.as_secs_f64() * 1e3);
+    Ok([all.map(|(p99, _)| p99 / quiet), times].concat().into())
 }
 
-async fn joined(task: tokio::task::JoinHandle<Result<(), tonic::Status>>) -> Result<(), BenchError> {
+/// Reads a whole snapshot and throws it away.
+async fn snapshot(maintenance: MaintenanceClient<Channel>) -> Result<(), Status> {
+    let mut maintenance = maintenance.max_decoding_message_size(usize::MAX);
+    let mut chunks = maintenance.snapshot(SnapshotRequest {}).await?.into_inner();
+    while chunks.message().await?.is_some() {}
+    Ok(())
+}
+
+/// Does it at least once, and again if that will be over by then; the longest time.
+async fn repeated<W: Future<Output = Result<(), Status>>>(
+    until: Instant,
+    work: impl Fn() -> W,
+) -> Result<Duration, Status> {
+    let mut longest = Duration::ZERO;
+    loop {
+        let started = Instant::now();
+        work().await?;
+        longest = longest.max(started.elapsed());
+        if Instant::now() + longest >= until {
+            return Ok(longest);
+        }
+    }
+}
+
+async fn joined(task: JoinHandle<Result<Duration, Status>>) -> Result<Duration, BenchError> {
     task.await.expect("a client does not panic").map_err(BenchError::prepare("the storage's work"))
 }

@@ -18,7 +18,9 @@ const SYNCS: usize = 200;
 pub struct Machine {
     /// The day, UTC.
     pub date: String,
-    /// The commit of the working directory.
+    /// The time of the day, UTC.
+    pub time: String,
+    /// The commit of the working directory; `-dirty` where something differs from it.
     pub commit: String,
     /// The processor, with the number of its cores.
     pub processor: String,
@@ -45,11 +47,18 @@ impl Machine {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| unknown());
         Self {
             date: first_line(Command::new("date").args(["-u", "+%Y-%m-%d"])),
-            commit: first_line(Command::new("git").args(["rev-parse", "--short=12", "HEAD"])),
+            time: first_line(Command::new("date").args(["-u", "+%H:%M"])),
+            commit: first_line(Command::new("git").args([
+                "describe",
+                "--always",
+                "--abbrev=12",
+                "--dirty",
+                "--exclude=*",
+            ])),
             processor: format!("{model}, {cores} cores"),
             memory_gib: kib >> 20,
             kernel: kernel.trim().to_owned(),
-            versions: [etcd, cairn].map(|program| first_line(Command::new(program).arg("--version"))),
+            versions: [(etcd, "etcd Version: "), (cairn, "Cairn Version: ")].map(version),
         }
     }
 }
@@ -58,10 +67,19 @@ fn unknown() -> String {
     "unknown".to_owned()
 }
 
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
 fn first_line(command: &mut Command) -> String {
-    let output = command.output().ok().filter(|output| output.status.success());
-    let text = output.and_then(|output| String::from_utf8(output.stdout).ok());
-    text.and_then(|text| text.lines().next().map(str::to_owned)).unwrap_or_else(unknown)
+    output(command).and_then(|text| text.lines().next().map(str::to_owned)).unwrap_or_else(unknown)
+}
+
+/// What follows the words in what a program prints of its version.
+fn version((program, words): (&Path, &str)) -> String {
+    let text = output(Command::new(program).arg("--version")).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix(words)).map_or_else(unknown, str::to_owned)
 }
 
 /// The median of a small write with its sync, in microseconds.

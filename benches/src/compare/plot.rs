@@ -52,7 +52,8 @@ pub(super) fn svg(servers: &[(&'static str, Vec<Point>)]) -> String {
     }
     let _ = writeln!(
         out,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">puts offered a second</text>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">puts offered a second; a line ends where the \
+         server cannot keep up</text>",
         WIDTH / 2.0,
         HEIGHT - 10.0
     );
@@ -66,6 +67,10 @@ pub(super) fn svg(servers: &[(&'static str, Vec<Point>)]) -> String {
                     format!("{:.1},{:.1}", x(point.offered), y(ms))
                 })
                 .collect();
+            for pair in &path {
+                let (x, y) = pair.split_once(',').expect("just written");
+                let _ = writeln!(out, "<circle cx=\"{x}\" cy=\"{y}\" r=\"3\" fill=\"{color}\"/>");
+            }
             let _ = write!(
                 out,
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" \
@@ -75,8 +80,8 @@ pub(super) fn svg(servers: &[(&'static str, Vec<Point>)]) -> String {
                 LEFT + place
             );
         };
-        line("p50", "none", 160.0 * number as f64, |point| point.p50_us);
-        line("p99 (dashed)", "6 4", 160.0 * number as f64 + 60.0, |point| point.p99_us);
+        line("p50", "none", 190.0 * number as f64, |point| point.p50_us);
+        line("p99 (dashed)", "6 4", 190.0 * number as f64 + 70.0, |point| point.p99_us);
     }
     out.push_str("</svg>\n");
     out
@@ -88,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_point_lies_within_the_picture() {
-        let point = |offered, p99_us| Point { offered, done: offered, p50_us: 300, p99_us };
+        let point = |offered, p99_us| Point { offered, done: offered, p50_us: 300, p99_us, p999_us: p99_us };
         let picture = svg(&[("etcd", vec![point(500.0, 1_000), point(20_000.0, 900_000)])]);
         let lines: Vec<&str> = picture.lines().filter(|line| line.starts_with("<polyline")).collect();
         assert_eq!(lines.len(), 2);

@@ -57,8 +57,8 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        let batch = self.store.take_flush().expect("there is something to flush");
-        self.backend.commit(&batch).expect("the disk works");
+        let flush = self.store.take_flush().expect("there is something to flush");
+        self.backend.commit(&flush.into_batch()).expect("the disk works");
         self.store.flushed().expect("the disk works");
     }
 

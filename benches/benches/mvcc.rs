@@ -66,8 +66,8 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        let batch = self.store.take_flush().expect("there is something to flush");
-        self.backend.commit(&batch).expect("memory does not fail");
+        let flush = self.store.take_flush().expect("there is something to flush");
+        self.backend.commit(&flush.into_batch()).expect("memory does not fail");
         self.store.flushed().expect("memory does not fail");
     }
 

@@ -139,8 +139,8 @@ impl World {
                     read.expect("memory does not fail").expect("the requests are sound");
                     *replies += 1;
                 }
-                Output::Flush { batch } => {
-                    member.backend.commit(&batch).expect("memory takes it");
+                Output::Flush { flush } => {
+                    member.backend.commit(&flush.into_batch()).expect("memory takes it");
                     later.push_back(Input::Flushed { size: member.backend.size() });
                 }
                 Output::SetPeer { id: peer, .. } => later.push_back(Input::PeerConnected { peer }),

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use cairn_server::config::{self, Loaded};
 
+/// Gives memory back that nobody uses: glibc's allocator keeps what one large answer took. Its settings
+/// are in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     abort_on_panic();
     let env: BTreeMap<String, String> = std::env::vars().collect();

@@ -97,6 +97,7 @@ impl Member {
             incoming,
             compaction_rows_max: usize::try_from(config.compaction_batch_limit).unwrap_or(1000).max(1),
             compaction_pause: config.compaction_sleep_interval,
+            put_off: None,
             metrics: metrics.clone(),
         };
         let heartbeat = Duration::from_millis(config.heartbeat_ms);

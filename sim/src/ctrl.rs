@@ -182,8 +182,8 @@ impl World {
                         member.wal.repair(&entries).expect("memory never fails");
                         inputs.push_back(Input::Appended { seq });
                     }
-                    Output::Flush { batch } => {
-                        member.backend.commit(&batch).expect("memory never fails");
+                    Output::Flush { flush } => {
+                        member.backend.commit(&flush.into_batch()).expect("memory never fails");
                         inputs.push_back(Input::Flushed { size: member.backend.size() });
                     }
                     Output::SetPeer { id: peer, .. } => inputs.push_back(Input::PeerConnected { peer }),

@@ -268,7 +268,8 @@ impl Cluster {
             }
             Output::Watch { stream, response } => self.watch_response(id, boot, stream, &response),
             Output::CloseWatch { stream } => self.watch_closed(id, stream),
-            Output::Flush { batch } => {
+            Output::Flush { flush } => {
+                let batch = flush.into_batch();
                 let now = self.now;
                 self.trace.line(now, || format!("{id:16x} flush of {} rows", batch.changes.len()));
                 self.storage_job(id, StorageJob::Flush { batch });
@@ -430,7 +431,10 @@ impl Cluster {
             },
             StorageJob::Compact { cursor, to } => match store.compact(cursor, to, rows) {
                 Ok(Some(cursor)) => {
-                    process.storage_jobs.push_front(StorageJob::Compact { cursor, to });
+                    // A flush comes between two batches.
+                    let flush = matches!(process.storage_jobs.front(), Some(StorageJob::Flush { .. }));
+                    let rest = StorageJob::Compact { cursor, to };
+                    process.storage_jobs.insert(usize::from(flush), rest);
                     Ok(None)
                 }
                 Ok(None) => Ok(Some(Input::Compacted { to, size: store.size() })),

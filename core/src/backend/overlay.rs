@@ -5,9 +5,9 @@
 //! snapshot of the backend. A layer is a persistent map, so a view of all three costs three
 //! reference counts, and a view never sees a later write.
 //!
-//! The layer that was flushed last is kept as a cache for single rows, which bounds it by the size of
-//! a flush. Only a compaction deletes rows behind the overlay's back, and those nobody may ask for: the
-//! cache can answer with one until the compaction is reported, ranges cannot.
+//! The layer that was flushed last is kept as a cache for single rows unless it is large, until the next
+//! flush. Only a compaction deletes rows behind the overlay's back, and those nobody may ask for: the cache
+//! can answer with one until the compaction is reported, ranges cannot.
 //!
 //! **Invariant:** what a read returns depends on the writes alone, never on whether or when they were
 //! flushed. The overlay knows nothing of revisions or of what its rows mean.
@@ -24,6 +24,10 @@ use imbl::shared_ptr::DefaultSharedPtr;
 
 use super::{Backend, Batch, Row, Table, View};
 use crate::error::Fatal;
+use crate::planted::{self, Bug};
+
+/// Bytes up to which a flushed layer is worth its memory as a cache.
+const RECENT_BYTES_MAX: usize = 16 << 20;
 
 /// One table's changes; `None` hides a row of the layers below.
 type Changes = OrdMap<Bytes, Option<Bytes>>;
@@ -181,12 +185,43 @@ pub struct Pending {
     pub flushing: bool,
 }
 
+/// A frozen layer on its way to the backend. To gather its rows and to free those of the layer before
+/// takes milliseconds, which belong to whoever writes them and not to whoever runs the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flush {
+    frozen: Arc<Layer>,
+    /// The layer flushed before: nobody may need it any more, and then it is freed with this.
+    spent: Option<Arc<Layer>>,
+}
+
+impl Flush {
+    /// The rows.
+    pub fn into_batch(self) -> Batch {
+        let mut changes = Vec::with_capacity(self.rows());
+        for table in Table::ALL {
+            let rows = self.frozen[table as usize].iter();
+            changes.extend(rows.map(|(key, value)| (table, key.clone(), value.clone())));
+        }
+        if planted::on(Bug::AppliedAheadOfData) {
+            let newest = changes.iter().rposition(|(table, ..)| *table == Table::Index);
+            newest.map(|at| changes.remove(at));
+        }
+        Batch { changes }
+    }
+
+    /// How many they are.
+    pub fn rows(&self) -> usize {
+        self.frozen.iter().map(OrdMap::len).sum()
+    }
+}
+
 /// The writer's side of the overlay.
 #[derive(Debug)]
 pub struct Overlay {
     view: OverlayView,
     entries: usize,
     bytes: usize,
+    frozen_bytes: usize,
 }
 
 impl Overlay {
@@ -196,7 +231,7 @@ impl Overlay {
     /// The backend has no readable view.
     pub fn new(backend: &dyn Backend) -> Result<Self, Fatal> {
         let view = OverlayView { active: Arc::default(), frozen: None, recent: None, base: backend.view()? };
-        Ok(Self { view, entries: 0, bytes: 0 })
+        Ok(Self { view, entries: 0, bytes: 0, frozen_bytes: 0 })
     }
 
     /// The present state; clone it to keep it.
@@ -222,21 +257,17 @@ impl Overlay {
         Pending { entries: self.entries, bytes: self.bytes, flushing: self.view.frozen.is_some() }
     }
 
-    /// Freezes the active layer and returns its rows; `None` while an earlier flush is under way or
+    /// Freezes the active layer, for the backend to write; `None` while an earlier flush is under way or
     /// when there is nothing to write.
-    pub fn take_flush(&mut self) -> Option<Batch> {
+    pub fn take_flush(&mut self) -> Option<Flush> {
         if self.view.frozen.is_some() || self.entries == 0 {
             return None;
         }
         let frozen = std::mem::take(&mut self.view.active);
-        let mut changes = Vec::with_capacity(self.entries);
-        for table in Table::ALL {
-            let rows = frozen[table as usize].iter();
-            changes.extend(rows.map(|(key, value)| (table, key.clone(), value.clone())));
-        }
-        self.view.frozen = Some(frozen);
+        self.view.frozen = Some(frozen.clone());
+        self.frozen_bytes = self.bytes;
         (self.entries, self.bytes) = (0, 0);
-        Some(Batch { changes })
+        Some(Flush { frozen, spent: self.view.recent.take() })
     }
 
     /// The backend has committed the frozen layer: reads go to its new snapshot instead.
@@ -246,7 +277,8 @@ impl Overlay {
     pub fn flushed(&mut self, backend: &dyn Backend) -> Result<(), Fatal> {
         assert!(self.view.frozen.is_some(), "a flush was reported that nobody started");
         self.view.base = backend.view()?;
-        self.view.recent = self.view.frozen.take();
+        let frozen = self.view.frozen.take();
+        self.view.recent = frozen.filter(|_| self.frozen_bytes <= RECENT_BYTES_MAX);
         Ok(())
     }
 
@@ -287,7 +319,7 @@ mod tests {
             let mut kept = Vec::new();
             for step in 0..300 {
                 match rng.below(20) {
-                    0 => in_flight = overlay.take_flush().or(in_flight),
+                    0 => in_flight = overlay.take_flush().map(Flush::into_batch).or(in_flight),
                     1 => {
                         if let Some(batch) = in_flight.take() {
                             backend.commit(&batch).unwrap();
@@ -339,7 +371,7 @@ mod tests {
         overlay.set(Table::Meta, key(1), Some(Bytes::from_static(b"x")));
         overlay.set(Table::Meta, key(2), None);
         assert_eq!(overlay.pending(), Pending { entries: 2, bytes: 5, flushing: false });
-        assert_eq!(overlay.take_flush().unwrap().changes.len(), 2);
+        assert_eq!(overlay.take_flush().unwrap().into_batch().changes.len(), 2);
         overlay.set(Table::Meta, key(3), None);
         assert_eq!(overlay.pending(), Pending { entries: 1, bytes: 2, flushing: true });
         assert_eq!(overlay.take_flush(), None);

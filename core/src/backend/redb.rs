@@ -69,7 +69,7 @@ pub struct RedbOptions {
 
 impl Default for RedbOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, fsync: true, quick_repair: true }
+        Self { cache_bytes: 32 << 20, fsync: true, quick_repair: true }
     }
 }
 

@@ -14,6 +14,7 @@ use redb::backends::InMemoryBackend;
 use super::*;
 use crate::api::*;
 use crate::backend::mem::MemBackend;
+use crate::backend::overlay::Flush;
 use crate::backend::redb::{RedbBackend, RedbOptions};
 use crate::backend::{Backend, Batch, Table};
 use crate::error::Error;
@@ -417,7 +418,7 @@ impl Run {
     fn storage(&mut self) {
         match self.rng.below(8) {
             0 | 1 => {
-                if let Some(batch) = self.store.take_flush() {
+                if let Some(batch) = self.store.take_flush().map(Flush::into_batch) {
                     assert!(batch.changes.is_sorted_by(|a, b| (a.0, &a.1) < (b.0, &b.1)));
                     self.taken = (self.store.revision(), self.store.compact_revision());
                     self.in_flight = Some(batch);
@@ -514,7 +515,7 @@ impl Run {
     /// With everything flushed and removed, the backend holds exactly what it must.
     fn settle(&mut self) {
         if self.in_flight.is_none() {
-            self.in_flight = self.store.take_flush();
+            self.in_flight = self.store.take_flush().map(Flush::into_batch);
         }
         loop {
             if let Some(batch) = self.in_flight.take() {
@@ -522,7 +523,7 @@ impl Run {
                 self.store.flushed().unwrap();
             }
             match self.store.take_flush() {
-                Some(batch) => self.in_flight = Some(batch),
+                Some(flush) => self.in_flight = Some(flush.into_batch()),
                 None => break,
             }
         }

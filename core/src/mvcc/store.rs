@@ -18,8 +18,8 @@ use super::counts::{ReadCounts, StoreCounts};
 use super::record::{IndexRow, Meta, Record, corrupt};
 use super::view::StoreView;
 use crate::api::{DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody};
-use crate::backend::overlay::{Overlay, Pending};
-use crate::backend::{Backend, Batch, Table, View};
+use crate::backend::overlay::{Flush, Overlay, Pending};
+use crate::backend::{Backend, Table, View};
 use crate::error::{Error, Fatal};
 use crate::planted::{self, Bug};
 use crate::types::{EventKind, KeyRange, KeyValue, LeaseId, Revision};
@@ -436,9 +436,8 @@ impl Store {
         self.overlay.pending()
     }
 
-    /// Freezes what was written since the last flush and returns it for the backend, with the store's
-    /// revisions. `None` while a flush is under way or when there is nothing to write.
-    pub fn take_flush(&mut self) -> Option<Batch> {
+    /// Freezes what was written since the last flush, with the store's revisions, for the backend. `None` while a flush is under way or when there is nothing to write.
+    pub fn take_flush(&mut self) -> Option<Flush> {
         let now = (self.revision, self.compact_revision);
         if self.flushing.is_some() || (self.overlay.pending().entries == 0 && now == self.flushed) {
             return None;
@@ -452,7 +451,7 @@ impl Store {
         self.overlay.take_flush()
     }
 
-    /// The batch of the last [`Store::take_flush`] is durable.
+    /// The rows of the last [`Store::take_flush`] are durable.
     ///
     /// # Errors
     /// The backend has no readable view.

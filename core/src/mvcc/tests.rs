@@ -77,8 +77,8 @@ impl Fixture {
     }
 
     fn flush(&mut self) {
-        if let Some(batch) = self.store.take_flush() {
-            self.backend.commit(&batch).unwrap();
+        if let Some(flush) = self.store.take_flush() {
+            self.backend.commit(&flush.into_batch()).unwrap();
             self.store.flushed().unwrap();
         }
     }

@@ -42,6 +42,8 @@ pub struct Config {
     pub catchup_entries: u64,
     /// Bytes of log entries that may stay in memory, whatever the two numbers above say.
     pub log_bytes_max: usize,
+    /// The same for entries that no member is known to lack.
+    pub log_shared_bytes_max: usize,
     /// Backend bytes above which writes are refused; `None` for no limit.
     pub quota_bytes: Option<u64>,
     /// Operations in one transaction.
@@ -87,6 +89,7 @@ impl Config {
             snapshot_count: 10_000,
             catchup_entries: 5_000,
             log_bytes_max: 128 << 20,
+            log_shared_bytes_max: 16 << 20,
             quota_bytes: Some(2 << 30),
             txn_ops_max: 128,
             request_bytes_max: 1_572_864,
@@ -96,7 +99,7 @@ impl Config {
             auto_compaction: None,
             inline_rows_max: 512,
             flush_entries_max: 50_000,
-            flush_bytes_max: 64 << 20,
+            flush_bytes_max: 32 << 20,
             flush_age_max: Duration::from_secs(10),
             watch_progress_interval: Duration::from_secs(600),
             cluster_version: "3.7.0".to_owned(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::api::{Response, WatchResponse};
-use crate::backend::Batch;
+use crate::backend::overlay::Flush;
 use crate::error::{Error, Fatal};
 use crate::types::{Index, MemberId, Term};
 use crate::wal::{Append, Damaged, LogEntry};
@@ -68,10 +68,11 @@ pub enum Output {
         /// The stream.
         stream: u64,
     },
-    /// Commit a batch to the backend; answer with [`super::Input::Flushed`]. Never two at a time.
+    /// Commit rows to the backend; answer with [`super::Input::Flushed`]. Never two at a time, but
+    /// between the batches of a compaction if need be.
     Flush {
         /// What to commit.
-        batch: Batch,
+        flush: Flush,
     },
     /// Compact the backend physically, in bounded batches; answer with [`super::Input::Compacted`].
     Compact {

@@ -10,11 +10,12 @@ use raft::GetEntriesContext;
 
 use super::request::Wait;
 use super::{AutoCompaction, Config, Node, NodeEvent, Output, Wakeup, WakeupReason, snapshot};
-use crate::backend::{Size, Table};
+use crate::backend::Size;
 use crate::command::{Command, Op};
 use crate::planted::{self, Bug};
+use crate::raft_log::Keep;
 use crate::time::Time;
-use crate::types::LeaseId;
+use crate::types::{Index, LeaseId};
 
 const REVISION_COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -38,7 +39,8 @@ struct Compactor {
     samples: VecDeque<i64>,
 }
 
-/// The storage thread's work. One piece at a time.
+/// The storage thread's work: one piece at a time, but for flushes, which a compaction lets in between
+/// its batches. What is written meanwhile would gather in memory otherwise.
 #[derive(Debug, Default)]
 pub(super) struct FlushState {
     in_flight: bool,
@@ -55,8 +57,12 @@ pub(super) struct FlushState {
 }
 
 impl FlushState {
-    fn busy(&self) -> bool {
-        self.in_flight || self.compacting || self.defragmenting
+    fn takes_flush(&self) -> bool {
+        !self.in_flight && !self.defragmenting
+    }
+
+    fn rests(&self) -> bool {
+        self.takes_flush() && !self.compacting
     }
 
     pub(super) fn reset(&mut self, flushed: u64) {
@@ -148,7 +154,7 @@ impl Node {
             (WakeupReason::ReadRetry, self.reads.next_deadline()),
             (WakeupReason::Lease, self.lessor.next_deadline()),
             (WakeupReason::Watch, self.watch.next_deadline()),
-            (WakeupReason::Flush, flush.filter(|_| !self.flush.busy())),
+            (WakeupReason::Flush, flush.filter(|_| self.flush.takes_flush())),
             (WakeupReason::Publish, (self.leader != 0).then_some(self.publish.due)),
             (WakeupReason::Compaction, self.timers.compaction.as_ref().map(Compactor::next_deadline)),
         ];
@@ -246,11 +252,26 @@ impl Node {
         self.work_leases();
         self.run_confirmed_reads();
         self.run_rested_hashes();
-        let Config { catchup_entries, snapshot_count, log_bytes_max, .. } = self.config;
-        if self.raw.mut_store().compact(catchup_entries, snapshot_count, log_bytes_max) {
+        let keep = Keep {
+            entries: self.config.catchup_entries,
+            slack: self.config.snapshot_count,
+            bytes: self.config.log_bytes_max,
+            everywhere_bytes: self.config.log_shared_bytes_max,
+            everywhere: self.everywhere(),
+        };
+        if self.raw.mut_store().compact(&keep) {
             let index = self.raw.store().first();
             self.event(NodeEvent::LogCompacted { index });
         }
+    }
+
+    /// The last entry that no member lacks, as far as this one knows. A follower's entries are for the
+    /// case that it leads next: others then lack as much as it keeps of what it thinks they have.
+    fn everywhere(&self) -> Index {
+        if !self.is_leader() {
+            return self.applied;
+        }
+        self.raw.raft.prs().iter().map(|(_, progress)| progress.matched).min().unwrap_or(0)
     }
 
     pub(super) fn work_watch(&mut self) {
@@ -281,7 +302,7 @@ impl Node {
             self.flush.newest = self.now;
             self.flush.oldest.get_or_insert(self.now);
         }
-        if self.flush.busy() {
+        if !self.flush.takes_flush() {
             return;
         }
         let aged = self.flush.oldest.is_some_and(|oldest| {
@@ -292,6 +313,9 @@ impl Node {
         let early = planted::on(Bug::CompactBeforeFlush) && self.store.compaction_due().is_some();
         if (full || aged || self.flush.wanted) && !early && self.applied > self.flush.flushed {
             return self.start_flush();
+        }
+        if !self.flush.rests() {
+            return;
         }
         self.flush.wanted = false;
         if let Some(compaction) = self.store.compaction_due() {
@@ -312,16 +336,12 @@ impl Node {
             position.index -= 1;
         }
         snapshot::store_position(&mut self.store, position);
-        let Some(mut batch) = self.store.take_flush() else { return };
-        if planted::on(Bug::AppliedAheadOfData) {
-            let newest = batch.changes.iter().rposition(|(table, ..)| *table == Table::Index);
-            newest.map(|at| batch.changes.remove(at));
-        }
+        let Some(flush) = self.store.take_flush() else { return };
         self.flush.in_flight = true;
         self.flush.wanted = false;
         self.flush.covers = self.applied;
         self.flush.oldest = None;
-        self.emit(Output::Flush { batch });
+        self.emit(Output::Flush { flush });
     }
 
     pub(super) fn handle_flushed(&mut self, size: Size) {

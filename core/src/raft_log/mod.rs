@@ -15,6 +15,21 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use crate::types::{Index, Term};
 use crate::wal::{EntryKind, HardState, LogEntry, LogStart};
 
+/// How much of what is applied stays in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    /// About so many entries,
+    pub(crate) entries: u64,
+    /// once more than so many have gathered beyond them,
+    pub(crate) slack: u64,
+    /// and at most about so many bytes,
+    pub(crate) bytes: usize,
+    /// or so many of what every member is known to have,
+    pub(crate) everywhere_bytes: usize,
+    /// which is what is not above this index.
+    pub(crate) everywhere: Index,
+}
+
 /// The log and its surroundings.
 #[derive(Debug)]
 pub(crate) struct RaftLog {
@@ -78,18 +93,20 @@ impl RaftLog {
         &self.conf_state
     }
 
-    /// Forgets applied entries so that about `keep` of them, and at most `bytes_max`, remain; only
-    /// when more than `slack` beyond `keep` have gathered, so that it happens in batches. Returns
-    /// whether anything was dropped.
-    pub(crate) fn compact(&mut self, keep: u64, slack: u64, bytes_max: usize) -> bool {
-        let held = self.applied.index.saturating_sub(self.start.index);
-        if held <= keep + slack && self.bytes <= bytes_max {
+    /// Forgets applied entries that nobody is expected to ask for, in batches. Returns whether anything
+    /// was dropped.
+    pub(crate) fn compact(&mut self, keep: &Keep) -> bool {
+        let held = |log: &Self| log.applied.index.saturating_sub(log.start.index);
+        let over = |log: &Self, share: usize| {
+            let bound = if log.start.index < keep.everywhere { keep.everywhere_bytes } else { keep.bytes };
+            log.bytes > bound / 4 * share
+        };
+        let many = held(self) > keep.entries + keep.slack;
+        if !many && !over(self, 4) {
             return false;
         }
         let before = self.start.index;
-        while self.start.index < self.applied.index
-            && (self.applied.index - self.start.index > keep || self.bytes > bytes_max)
-        {
+        while many && held(self) > keep.entries || held(self) > 0 && over(self, 3) {
             let entry = self.entries.pop_front().expect("applied entries are in the log");
             self.bytes -= entry.size();
             self.start = LogStart { index: entry.index, term: entry.term };

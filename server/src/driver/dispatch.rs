@@ -40,7 +40,7 @@ impl Driver {
             Output::CloseWatch { stream } => {
                 self.streams.remove(&stream);
             }
-            Output::Flush { batch } => self.to_storage(StorageJob::Flush { batch }),
+            Output::Flush { flush } => self.to_storage(StorageJob::Flush { flush }),
             Output::Compact { from, to } => self.to_storage(StorageJob::Compact { from, to }),
             Output::Defragment => self.to_storage(StorageJob::Defragment),
             Output::InstallSnapshot => self.to_storage(StorageJob::Install),

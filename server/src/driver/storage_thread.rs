@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cairn_core::backend::overlay::Flush;
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
 use cairn_core::backend::{Backend, Batch, Table};
 use cairn_core::error::Fatal;
 use cairn_core::mvcc::compact_batch;
 use cairn_core::node::Input;
 use cairn_core::types::Revision;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Event, Inbox};
 use crate::backend_file::{BackendFile, FileState};
@@ -26,7 +27,7 @@ const FULL_RETRY: Duration = Duration::from_secs(1);
 /// Work for the backend.
 #[derive(Debug)]
 pub(crate) enum StorageJob {
-    Flush { batch: Batch },
+    Flush { flush: Flush },
     Compact { from: i64, to: i64 },
     Defragment,
     Install,
@@ -49,6 +50,8 @@ pub(crate) struct Storage {
     pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
     pub(crate) compaction_rows_max: usize,
     pub(crate) compaction_pause: Duration,
+    /// What came during a compaction and has to wait for its end.
+    pub(crate) put_off: Option<StorageJob>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -59,8 +62,9 @@ pub(crate) fn spawn(
     events: Inbox,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("storage".to_owned()).spawn(move || {
-        for job in jobs {
-            let event = storage.perform(job, &events).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
+        while let Some(job) = storage.put_off.take().or_else(|| jobs.recv().ok()) {
+            let event =
+                storage.perform(job, &jobs, &events).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
             if let Some(event) = event
                 && events.send(event).is_err()
             {
@@ -71,17 +75,16 @@ pub(crate) fn spawn(
 }
 
 impl Storage {
-    fn perform(&mut self, job: StorageJob, events: &Inbox) -> Result<Option<Event>, Fatal> {
+    fn perform(
+        &mut self,
+        job: StorageJob,
+        jobs: &Receiver<StorageJob>,
+        events: &Inbox,
+    ) -> Result<Option<Event>, Fatal> {
         let input = match job {
-            StorageJob::Flush { batch } => {
-                let (started, busy) = (Instant::now(), self.file.busy());
-                self.commit(&batch, events)?;
-                let in_file = self.file.busy().saturating_sub(busy);
-                self.metrics.backend_committed(started.elapsed(), in_file);
-                Input::Flushed { size: self.backend.size() }
-            }
+            StorageJob::Flush { flush } => self.flush(flush, events)?,
             StorageJob::Compact { from, to } => {
-                self.compact(from, to, events)?;
+                self.compact(from, to, jobs, events)?;
                 Input::Compacted { to, size: self.backend.size() }
             }
             StorageJob::Defragment => {
@@ -102,6 +105,14 @@ impl Storage {
             }
         };
         Ok(Some(Event::Input(input)))
+    }
+
+    fn flush(&mut self, flush: Flush, events: &Inbox) -> Result<Input, Fatal> {
+        let (started, busy) = (Instant::now(), self.file.busy());
+        self.commit(&flush.into_batch(), events)?;
+        let in_file = self.file.busy().saturating_sub(busy);
+        self.metrics.backend_committed(started.elapsed(), in_file);
+        Ok(Input::Flushed { size: self.backend.size() })
     }
 
     /// Commits, and waits for space if the disk is full: the node raises NOSPACE meanwhile, so that
@@ -136,24 +147,56 @@ impl Storage {
         self.file = file;
     }
 
-    /// Physical compaction in batches, with a pause between them so that flushes of others on the
-    /// same disk get their turn (etcd #19406 is about the length of the pause).
-    fn compact(&mut self, from: i64, to: i64, events: &Inbox) -> Result<(), Fatal> {
+    /// Physical compaction in batches, with a pause between them for others who use the disk (etcd
+    /// #19406 is about the length of the pause). Flushes go on in these pauses; what else comes waits.
+    fn compact(
+        &mut self,
+        from: i64,
+        to: i64,
+        jobs: &Receiver<StorageJob>,
+        events: &Inbox,
+    ) -> Result<(), Fatal> {
         let started = Instant::now();
         let mut cursor = Some(Revision::new(from, 0));
         while let Some(from) = cursor {
             let began = Instant::now();
             let view = self.backend.view()?;
             let (batch, next) = compact_batch(view.as_ref(), from, to, self.compaction_rows_max)?;
+            drop(view);
             self.commit(&batch, events)?;
             let gone = batch.changes.iter().filter(|change| change.0 == Table::History).count();
             self.metrics.compacted_batch(began.elapsed(), gone as u64);
             cursor = next;
             if cursor.is_some() {
-                thread::sleep(self.compaction_pause);
+                self.flush_within(self.compaction_pause, jobs, events)?;
             }
         }
         self.metrics.compacted(started.elapsed());
+        Ok(())
+    }
+
+    /// Waits for a time, or until a flush is due, which it performs.
+    fn flush_within(
+        &mut self,
+        pause: Duration,
+        jobs: &Receiver<StorageJob>,
+        events: &Inbox,
+    ) -> Result<(), Fatal> {
+        if self.put_off.is_some() {
+            thread::sleep(pause);
+            return Ok(());
+        }
+        match jobs.recv_timeout(pause) {
+            Ok(StorageJob::Flush { flush }) => {
+                let flushed = Event::Input(self.flush(flush, events)?);
+                // A node that is gone wants nothing more; the loop of the thread finds out as well.
+                let _ = events.send(flushed);
+            }
+            Ok(job) => self.put_off = Some(job),
+            // Without its sender the thread ends after this job.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
         Ok(())
     }
 

@@ -40,8 +40,8 @@ fn delete(store: &mut Store, key: &str) {
 }
 
 fn flush(store: &mut Store, backend: &MemBackend) {
-    if let Some(batch) = store.take_flush() {
-        backend.commit(&batch).unwrap();
+    if let Some(flush) = store.take_flush() {
+        backend.commit(&flush.into_batch()).unwrap();
         store.flushed().unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! - `index/put/KEYS`: time of 10,000 puts of 16 bytes to random ones of KEYS keys, with the flush of all
 //!   of them into the file at the end (the syncs do nothing); `elem/s` is puts a second.
 //!
-//! The engine has the server's cache (64 MiB), so with 10,000,000 keys most reads miss it and are served by
+//! The engine has its usual cache, so with 10,000,000 keys most reads miss it and are served by
 //! the kernel's. Writing those keys takes minutes: they are written once, into a folder
 //! `cairn-bench-index-*` in the directory for temporary files (1 to 2 GB), and kept there for the next run.
 

@@ -183,6 +183,11 @@ impl Store {
         self.revision
     }
 
+    /// The revision of the last compaction that has removed all its rows; -1 when there was none.
+    pub fn compacted_revision(&self) -> i64 {
+        self.compacted
+    }
+
     /// The last compaction's revision; -1 when there was none.
     pub fn compact_revision(&self) -> i64 {
         self.compact_revision

@@ -18,6 +18,7 @@ use crate::command::{Command, CommandId, MemberChange, Op};
 use crate::error::{Error, Fatal};
 use crate::mvcc::{self, Outcome};
 use crate::planted::{self, Bug};
+use crate::time::Time;
 
 type Applied = Result<ResponseBody, Error>;
 
@@ -266,7 +267,8 @@ impl Node {
         let result = match (&pending.request, result) {
             (Request::Compact { revision, physical: true }, Ok(_)) => {
                 pending.wait = Wait::Compaction(*revision);
-                return;
+                // That takes as long as its size demands, and etcd waits for it without a limit too.
+                return self.requests.postpone(id.seq, Time(u64::MAX));
             }
             (Request::LeaseKeepAlive { id }, Ok(_)) => {
                 let (id, ttl) = (*id, self.lessor.lease(*id).map_or(0, |lease| lease.ttl));

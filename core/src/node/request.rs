@@ -85,6 +85,14 @@ impl Requests {
         self.resting > 0
     }
 
+    /// Gives a request another deadline.
+    pub(super) fn postpone(&mut self, id: u64, deadline: Time) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        self.deadlines.remove(&(pending.deadline, id));
+        pending.deadline = deadline;
+        self.deadlines.insert((deadline, id));
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(time, _)| *time)
     }

@@ -294,6 +294,7 @@ impl Node {
         }
         let view = self.store.view();
         self.watch.restored(&view);
+        self.answer_compacted();
         Ok(())
     }
 

@@ -369,6 +369,12 @@ impl Node {
             return self.fail(fatal);
         }
         self.event(NodeEvent::CompactionFinished { revision: to });
+        self.answer_compacted();
+    }
+
+    /// Answers who waits for a physical compaction that is over.
+    pub(super) fn answer_compacted(&mut self) {
+        let to = self.store.compacted_revision();
         for id in self.requests.waiting(|wait| matches!(wait, Wait::Compaction(at) if *at <= to)) {
             self.finish(id, Ok(crate::api::ResponseBody::Compact));
         }

@@ -39,6 +39,25 @@ fn flushes_go_on_while_a_compaction_lasts() {
     assert_eq!(world.call(id, Request::Range(old)), Err(Error::Compacted));
 }
 
+#[test]
+fn who_asks_for_a_physical_compaction_is_answered_however_long_it_takes() {
+    let mut world = World::new(1, |_| {});
+    world.run(Duration::from_millis(50));
+    let id = world.leader().unwrap();
+    for i in 0..8 {
+        world.put(id, "a", &i.to_string()).unwrap();
+    }
+    world.held = Some(Vec::new());
+    let waiting = world.ask(id, Request::Compact { revision: 5, physical: true });
+    world.run(Duration::from_secs(60));
+    assert!(!world.replies.contains_key(&(id, waiting)));
+    for input in world.held.take().unwrap() {
+        world.input(id, input);
+    }
+    let answer = world.replies.remove(&(id, waiting)).expect("answered at once");
+    assert_eq!(answer.unwrap().body, ResponseBody::Compact);
+}
+
 /// Entries that a member holds in memory.
 fn held(world: &World, id: u64) -> u64 {
     let log = world.members[&id].node.raw.store();

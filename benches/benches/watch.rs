@@ -72,9 +72,9 @@ impl Bench {
     /// Takes all responses; how many events they had.
     fn take(&mut self) -> u64 {
         let mut events = 0;
-        while let Some((stream, response)) = self.hub.poll() {
-            events += response.events.len() as u64;
-            self.hub.credit(stream, 1);
+        while let Some((stream, batch)) = self.hub.poll() {
+            events += (batch.watch_ids.len() * batch.response.events.len()) as u64;
+            self.hub.credit(stream, u32::try_from(batch.watch_ids.len()).expect("few watchers"));
         }
         events
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{ClusterId, KeyRange, KeyValue, LeaseId, MemberId, Term};
+pub use crate::watch::{WatchBatch, WatchEvents, WatchResponse};
 
 /// The header of every response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,20 +219,6 @@ pub struct WatchCreateRequest {
     pub prev_kv: bool,
     pub watch_id: i64,
     pub fragment: bool,
-}
-
-/// One message of a watch stream. `revision` goes into its header.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct WatchResponse {
-    pub revision: i64,
-    pub watch_id: i64,
-    pub created: bool,
-    pub canceled: bool,
-    pub compact_revision: i64,
-    pub cancel_reason: String,
-    pub fragment: bool,
-    pub events: Vec<crate::types::Event>,
 }
 
 /// The two alarms.

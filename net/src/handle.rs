@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_core::api::{Request, Response, WatchCreateRequest, WatchResponse};
+use cairn_core::api::{Request, Response, WatchBatch, WatchCreateRequest};
 use cairn_core::error::Error;
 use cairn_core::mvcc::StoreView;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,7 +41,7 @@ pub enum Call {
         /// The new stream.
         stream: StreamId,
         /// Where its responses go, in order.
-        out: mpsc::UnboundedSender<WatchResponse>,
+        out: mpsc::UnboundedSender<WatchBatch>,
     },
     /// Adds a watcher.
     WatchCreate {

@@ -266,7 +266,11 @@ impl Cluster {
                 let delay = self.disk_delay(id, self.options.flush);
                 self.schedule(delay, Event::ReadDone { member: id, boot, request, task: Box::new(task) });
             }
-            Output::Watch { stream, response } => self.watch_response(id, boot, stream, &response),
+            Output::Watch { stream, batch } => {
+                for response in batch.responses() {
+                    self.watch_response(id, boot, stream, &response);
+                }
+            }
             Output::CloseWatch { stream } => self.watch_closed(id, stream),
             Output::Flush { flush } => {
                 let batch = flush.into_batch();

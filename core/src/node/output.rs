@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::api::{Response, WatchResponse};
+use crate::api::{Response, WatchBatch};
 use crate::backend::overlay::Flush;
 use crate::error::{Error, Fatal};
 use crate::types::{Index, MemberId, Term};
@@ -56,12 +56,12 @@ pub enum Output {
         /// The request, and the name of the read.
         id: u64,
     },
-    /// A message of a watch stream.
+    /// Messages of a watch stream.
     Watch {
         /// The stream.
         stream: u64,
-        /// The message.
-        response: WatchResponse,
+        /// The messages.
+        batch: WatchBatch,
     },
     /// End a watch stream whose client asks but does not read.
     CloseWatch {

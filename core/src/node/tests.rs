@@ -203,9 +203,11 @@ impl World {
                     let result = member.node.take_read(request).unwrap().run().unwrap();
                     self.replies.insert((id, request), result);
                 }
-                Output::Watch { stream, response } => {
-                    self.watch.push((id, stream, response));
-                    later.push_back(Input::WatchCredit { stream, responses: 1 });
+                Output::Watch { stream, batch } => {
+                    for response in batch.responses() {
+                        self.watch.push((id, stream, response));
+                        later.push_back(Input::WatchCredit { stream, responses: 1 });
+                    }
                 }
                 Output::Flush { flush } => {
                     self.flushes += 1;

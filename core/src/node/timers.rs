@@ -283,8 +283,8 @@ impl Node {
             Ok(more) => self.dirty |= more,
             Err(fatal) => return self.fail(fatal),
         }
-        while let Some((stream, response)) = self.watch.poll() {
-            self.emit(Output::Watch { stream, response });
+        while let Some((stream, batch)) = self.watch.poll() {
+            self.emit(Output::Watch { stream, batch });
         }
     }
 

@@ -1,25 +1,27 @@
 //! The hub: all watch streams of a member.
 //!
 //! It owns every stream and watcher and decides what is sent when. Each call does a bounded amount of
-//! work: `notify` is linear in the watchers that get the change, `work` reads one window of history.
+//! work: telling of a change is linear in the streams that get it, `work` reads one window of history.
 //! The caller notifies every applied revision before it passes a store of that revision to any other
 //! call, and calls `restored` first after it replaced the store by a snapshot.
 //!
 //! Invariant: the responses are a function of the sequence of calls (and the seed).
 
+mod deliver;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::catch_up::{Events, Window};
-use super::stream::{Stream, fragments};
-use super::watcher::{Groups, Interest, Watcher, WatcherKey};
-use super::{Change, HistoryReader, WatchOptions, WatchStats};
-use crate::api::{WatchCreateRequest, WatchResponse};
+use super::catch_up::Window;
+use super::stream::{Part, Stream};
+use super::watcher::{Groups, Interest, Watcher};
+use super::{HistoryReader, WatchOptions, WatchStats};
+use crate::api::{WatchBatch, WatchCreateRequest, WatchResponse};
 use crate::error::{Error, Fatal};
 use crate::planted::{self, Bug};
 use crate::rng::Rng;
 use crate::time::Time;
-use crate::types::{Event, Revision};
+use crate::types::Revision;
 
 /// The id in responses that belong to no watcher.
 const NO_WATCHER: i64 = -1;
@@ -33,6 +35,8 @@ pub struct WatchHub {
     revision: i64,
     streams: BTreeMap<u64, Stream>,
     groups: Groups,
+    /// What synced watchers are still to be sent.
+    gathered: deliver::Gathered,
     /// Streams that have room and something to send from outside of `notify`, in turn.
     waiting: VecDeque<u64>,
     /// The waiting streams with unsynced watchers, by their lowest position.
@@ -63,6 +67,7 @@ impl WatchHub {
             sent_events: 0,
             streams: BTreeMap::new(),
             groups: Groups::new(seed),
+            gathered: deliver::Gathered::default(),
             waiting: VecDeque::new(),
             lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -81,11 +86,12 @@ impl WatchHub {
 
     /// The stream ended; nothing more is sent on it. Unknown streams are ignored.
     pub fn close(&mut self, stream: u64) {
+        self.deliver();
         let Some(state) = self.streams.remove(&stream) else { return };
         self.slow_watchers -= state.unsynced.len();
         self.watchers -= state.watchers.len();
         for (&id, watcher) in &state.watchers {
-            self.groups.leave(watcher.group, (stream, id));
+            self.groups.leave(watcher.group, watcher.cohort(stream), id);
         }
         if let Some(position) = state.lagging_at {
             self.lagging.remove(&(position, stream));
@@ -124,6 +130,7 @@ impl WatchHub {
         now: Time,
         store: &dyn HistoryReader,
     ) -> Result<(), Error> {
+        self.deliver();
         self.saw(store);
         let revision = store.revision();
         let Some(state) = self.streams.get_mut(&stream) else { return Ok(()) };
@@ -170,7 +177,7 @@ impl WatchHub {
         state.watchers.insert(watch_id, watcher);
         self.watchers += 1;
         if synced {
-            self.groups.mark(group, (stream, watch_id), true);
+            self.groups.list(group, watcher.cohort(stream), watch_id, next);
         } else {
             state.unsynced.insert((next, watch_id));
             self.slow_watchers += 1;
@@ -191,6 +198,7 @@ impl WatchHub {
 
     /// A client cancels a watcher; an unknown one is ignored.
     pub fn cancel(&mut self, stream: u64, watch_id: i64) {
+        self.deliver();
         if self.remove(stream, watch_id) {
             let revision = self.revision;
             self.push(
@@ -218,69 +226,13 @@ impl WatchHub {
         }
     }
 
-    /// All changes of one applied main revision, in order; revisions come in order.
-    ///
-    /// # Errors
-    /// The store could not be read for `prev_kv`.
-    pub fn notify(&mut self, changes: &[Change], store: &dyn HistoryReader) -> Result<(), Fatal> {
-        let Some(main) = changes.first().map(|change| change.revision.main) else { return Ok(()) };
-        assert!(changes.iter().all(|change| change.revision.main == main), "one revision at a time");
-        self.revision = self.revision.max(main);
-        let mut matched: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (i, change) in (0..).zip(changes) {
-            self.groups
-                .matching(&change.kv.key, change.kind, |group| matched.entry(group).or_default().push(i));
-        }
-        let mut source = Events::new(changes, store);
-        for (group, hits) in matched {
-            let prev_kv = self.groups.interest(group).prev_kv;
-            let mut whole = vec![Vec::with_capacity(hits.len())];
-            for i in hits {
-                whole[0].push(source.event(i, prev_kv)?);
-            }
-            self.deliver(group, main, &whole);
-        }
-        while let Some(&(start, stream)) = self.waiting_for.first()
-            && start <= main + 1
-        {
-            self.waiting_for.remove(&(start, stream));
-            self.refresh(stream);
-        }
-        Ok(())
-    }
-
-    /// Sends one revision's events to the synced members of a group, or lets a member fall back.
-    fn deliver(&mut self, group: u32, main: i64, whole: &[Vec<Event>]) {
-        let members: Vec<WatcherKey> = self.groups.synced(group).iter().copied().collect();
-        let mut parts = None;
-        for (stream, watch_id) in members {
-            let state = self.streams.get_mut(&stream).expect("a synced watcher has a stream");
-            let has_room = state.has_room(&self.options);
-            let watcher = state.watchers.get_mut(&watch_id).expect("a synced watcher is on its stream");
-            if main < watcher.next && !planted::on(Bug::WatchFutureGetsOld) {
-                continue;
-            }
-            if has_room {
-                watcher.next = main + 1;
-                let parts: &[Vec<Event>] = if watcher.fragment {
-                    parts.get_or_insert_with(|| fragments(whole[0].clone(), self.options.fragment_bytes_max))
-                } else {
-                    whole
-                };
-                state.push_events(watch_id, main, parts);
-                self.mark_ready(stream);
-            } else {
-                self.fall_back(stream, watch_id, main);
-            }
-        }
-    }
-
     /// Does a bounded slice of what is waiting: catching up, progress. True if more could be done at
     /// once; what waits for credit does not count.
     ///
     /// # Errors
     /// The store could not be read.
     pub fn work(&mut self, now: Time, store: &dyn HistoryReader) -> Result<bool, Fatal> {
+        self.deliver();
         self.saw(store);
         while let Some(&(at, stream)) = self.timers.first()
             && at <= now
@@ -308,23 +260,25 @@ impl WatchHub {
         self.timers.first().map(|&(at, _)| at)
     }
 
-    /// The next response for the transport; streams take turns.
-    pub fn poll(&mut self) -> Option<(u64, WatchResponse)> {
+    /// The next responses for the transport; streams take turns.
+    pub fn poll(&mut self) -> Option<(u64, WatchBatch)> {
+        self.deliver();
         let stream = self.ready.pop_front()?;
         let state = self.streams.get_mut(&stream).expect("a closed stream is not ready");
-        let response = state.pop().expect("a ready stream has a response");
+        let batch = state.pop().expect("a ready stream has a response");
         if state.queue_is_empty() {
             state.ready = false;
         } else {
             self.ready.push_back(stream);
         }
-        Some((stream, response))
+        Some((stream, batch))
     }
 
     /// The store was replaced by a snapshot: what happened in between was not notified. Every watcher
     /// goes on from its own position (etcd #15271, #20221); `work` cancels those that a compaction
     /// overtook.
     pub fn restored(&mut self, store: &dyn HistoryReader) {
+        self.deliver();
         let (told, revision) = (self.revision, store.revision());
         let mut behind = Vec::new();
         for (&stream, state) in &self.streams {
@@ -369,7 +323,8 @@ impl WatchHub {
             slow += state.unsynced.len();
             for (&id, watcher) in &state.watchers {
                 assert_eq!(watcher.synced, !state.unsynced.contains(&(watcher.next, id)));
-                assert_eq!(watcher.synced, self.groups.synced(watcher.group).contains(&(stream, id)));
+                let listed = self.groups.is_listed(watcher.group, watcher.cohort(stream), id);
+                assert_eq!(watcher.synced, listed);
                 assert!(watcher.synced || watcher.next <= self.revision, "an unsynced watcher is behind");
             }
             assert_eq!(state.waiting, self.waiting.contains(&stream));
@@ -413,7 +368,7 @@ impl WatchHub {
         (watcher.synced, watcher.next) = (false, position);
         state.unsynced.insert((position, watch_id));
         self.slow_watchers += 1;
-        self.groups.mark(watcher.group, (stream, watch_id), false);
+        self.groups.unlist(watcher.group, watcher.cohort(stream), watch_id);
     }
 
     /// Forgets a watcher; false if there is none.
@@ -433,7 +388,7 @@ impl WatchHub {
         {
             self.timers.remove(&(at, stream));
         }
-        self.groups.leave(watcher.group, (stream, watch_id));
+        self.groups.leave(watcher.group, watcher.cohort(stream), watch_id);
         true
     }
 
@@ -547,18 +502,19 @@ impl WatchHub {
         let sent = batch.events.len();
         let synced = batch.next > store.revision();
         (watcher.next, watcher.synced) = (batch.next, synced);
-        let (group, fragment) = (watcher.group, watcher.fragment);
+        let (group, cohort) = (watcher.group, watcher.cohort(stream));
         state.unsynced.remove(&(next, watch_id));
         if synced {
             self.slow_watchers -= 1;
-            self.groups.mark(group, (stream, watch_id), true);
+            self.groups.list(group, cohort, watch_id, batch.next);
         } else {
             state.unsynced.insert((batch.next, watch_id));
         }
         if sent > 0 {
             // As far as the watcher has seen everything; etcd's answer when one batch is enough.
             let revision = batch.next - 1;
-            let parts = if fragment { fragments(batch.events, bytes_max) } else { vec![batch.events] };
+            let whole = Part::from(batch.events);
+            let parts = if cohort.1 { whole.split(bytes_max) } else { vec![whole] };
             state.push_events(watch_id, revision, &parts);
             self.mark_ready(stream);
         }
@@ -595,8 +551,12 @@ impl WatchHub {
         }
         for &id in &state.progress {
             let watcher = state.watchers.get_mut(&id).expect("a progress watcher is on its stream");
-            if std::mem::replace(&mut watcher.idle, true) {
+            if is_idle(&self.groups, stream, watcher) {
                 state.progress_due.insert(id);
+            }
+            watcher.idle = true;
+            if watcher.synced {
+                watcher.next = watcher.next.max(self.revision + 1);
             }
         }
         self.schedule_progress(stream, now);
@@ -615,7 +575,8 @@ impl WatchHub {
             let tell = state
                 .watchers
                 .get(&watch_id)
-                .is_some_and(|watcher| watcher.synced && watcher.idle && watcher.next <= revision + 1)
+                .filter(|watcher| watcher.synced && watcher.next <= revision + 1)
+                .is_some_and(|watcher| is_idle(&self.groups, stream, watcher))
                 || planted::on(Bug::WatchProgressOvertakes);
             if tell {
                 state.push(WatchResponse { revision, watch_id, ..WatchResponse::default() });
@@ -637,6 +598,11 @@ impl WatchHub {
             }
         }
     }
+}
+
+/// Whether a watcher was sent no event since the last progress tick.
+fn is_idle(groups: &Groups, stream: u64, watcher: &Watcher) -> bool {
+    watcher.idle && (!watcher.synced || groups.told(watcher.group, watcher.cohort(stream)) < watcher.next)
 }
 
 /// etcd leaves the header's revision and the reason out here (A-W-06).

@@ -14,6 +14,7 @@
 mod catch_up;
 mod hub;
 mod interval;
+mod message;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::mvcc::StoreView;
 use crate::types::{Event, KeyValue, Revision};
 
 pub use hub::WatchHub;
+pub use message::{WatchBatch, WatchEvents, WatchResponse};
 
 pub use crate::mvcc::Change;
 

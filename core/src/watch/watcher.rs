@@ -2,11 +2,13 @@
 //!
 //! Watchers that ask for the same thing (range, filters, prev_kv) form one group; matching a change and
 //! building its events happens once a group, whatever the number of its members. A group lists its
-//! synced members only, so watchers of stalled streams cost nothing when a change is applied.
+//! synced members only, so watchers of stalled streams cost nothing when a change is applied; those of
+//! one stream are a cohort, which is told by one message.
 //!
 //! Invariant: a group exists as long as a watcher of any state refers to it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,8 +17,8 @@ use crate::api::{WatchCreateRequest, WatchFilter};
 use crate::planted::{self, Bug};
 use crate::types::{EventKind, KeyRange};
 
-/// Names a watcher: its stream and its id there.
-pub(super) type WatcherKey = (u64, i64);
+/// Names a cohort of a group: its stream, and whether its responses may be fragments.
+pub(super) type CohortKey = (u64, bool);
 
 /// What a watcher wants to see.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,18 +58,42 @@ pub(super) struct Watcher {
     pub(super) group: u32,
     pub(super) synced: bool,
     pub(super) fragment: bool,
-    /// No event since the last progress tick.
+    /// No event since the last progress tick, but for those that its cohort was sent since `next`.
     pub(super) idle: bool,
     /// Unsynced: the first revision that has not been sent. Synced: a revision below which nothing may
     /// be sent any more; everything from it up to the current one has been.
     pub(super) next: i64,
 }
 
+impl Watcher {
+    pub(super) fn cohort(&self, stream: u64) -> CohortKey {
+        (stream, self.fragment)
+    }
+}
+
+/// The synced watchers of a group on one stream.
+#[derive(Debug, Default)]
+pub(super) struct Cohort {
+    ids: BTreeSet<i64>,
+    listed: Option<Arc<[i64]>>,
+    /// All members have started at this revision.
+    pub(super) next: i64,
+    /// When all members were last sent events.
+    pub(super) told: i64,
+}
+
+impl Cohort {
+    /// The members, in order.
+    pub(super) fn ids(&mut self) -> Arc<[i64]> {
+        self.listed.get_or_insert_with(|| self.ids.iter().copied().collect()).clone()
+    }
+}
+
 #[derive(Debug)]
 struct Group {
     interest: Interest,
     members: usize,
-    synced: BTreeSet<WatcherKey>,
+    synced: BTreeMap<CohortKey, Cohort>,
 }
 
 /// All groups, found by interest and by key.
@@ -95,7 +121,7 @@ impl Groups {
             self.slot(id).members += 1;
             return id;
         }
-        let group = Group { interest: interest.clone(), members: 1, synced: BTreeSet::new() };
+        let group = Group { interest: interest.clone(), members: 1, synced: BTreeMap::new() };
         let id = if let Some(id) = self.free.pop() {
             self.slots[id as usize] = Some(group);
             id
@@ -109,9 +135,9 @@ impl Groups {
     }
 
     /// Takes a watcher out of its group.
-    pub(super) fn leave(&mut self, id: u32, watcher: WatcherKey) {
+    pub(super) fn leave(&mut self, id: u32, cohort: CohortKey, watch_id: i64) {
+        self.unlist(id, cohort, watch_id);
         let group = self.slot(id);
-        group.synced.remove(&watcher);
         group.members -= 1;
         if group.members == 0
             && let Some(group) = self.slots[id as usize].take()
@@ -122,13 +148,24 @@ impl Groups {
         }
     }
 
-    /// Lists or unlists a member as synced.
-    pub(super) fn mark(&mut self, id: u32, watcher: WatcherKey, synced: bool) {
+    /// Lists a member as synced; it is told of changes from `next` on.
+    pub(super) fn list(&mut self, id: u32, cohort: CohortKey, watch_id: i64, next: i64) {
+        let cohort = self.slot(id).synced.entry(cohort).or_default();
+        cohort.next = cohort.next.max(next);
+        cohort.ids.insert(watch_id);
+        cohort.listed = None;
+    }
+
+    /// Lists a member as synced no more.
+    pub(super) fn unlist(&mut self, id: u32, key: CohortKey, watch_id: i64) {
         let group = self.slot(id);
-        if synced {
-            group.synced.insert(watcher);
-        } else {
-            group.synced.remove(&watcher);
+        if let Some(cohort) = group.synced.get_mut(&key)
+            && cohort.ids.remove(&watch_id)
+        {
+            cohort.listed = None;
+            if cohort.ids.is_empty() {
+                group.synced.remove(&key);
+            }
         }
     }
 
@@ -136,9 +173,19 @@ impl Groups {
         &self.slots[id as usize].as_ref().expect("a watcher's group exists").interest
     }
 
-    /// The synced members, in order.
-    pub(super) fn synced(&self, id: u32) -> &BTreeSet<WatcherKey> {
-        &self.slots[id as usize].as_ref().expect("a matched group exists").synced
+    /// The synced members by stream, in order.
+    pub(super) fn cohorts(&mut self, id: u32) -> impl Iterator<Item = (&CohortKey, &mut Cohort)> {
+        self.slot(id).synced.iter_mut()
+    }
+
+    /// Whether a member is listed as synced.
+    pub(super) fn is_listed(&self, id: u32, cohort: CohortKey, watch_id: i64) -> bool {
+        self.cohort(id, cohort).is_some_and(|cohort| cohort.ids.contains(&watch_id))
+    }
+
+    /// When a cohort was last sent events as a whole; 0 if there is none.
+    pub(super) fn told(&self, id: u32, cohort: CohortKey) -> i64 {
+        self.cohort(id, cohort).map_or(0, |cohort| cohort.told)
     }
 
     /// Calls `hit` with every group that has synced members and wants this change.
@@ -155,6 +202,10 @@ impl Groups {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_interest.len()
+    }
+
+    fn cohort(&self, id: u32, key: CohortKey) -> Option<&Cohort> {
+        self.slots[id as usize].as_ref().expect("a watcher's group exists").synced.get(&key)
     }
 
     fn slot(&mut self, id: u32) -> &mut Group {

@@ -27,7 +27,7 @@ pub use self::kv::{
 };
 pub use self::lease::leases;
 pub use self::maintenance::{alarm_members, alarm_request, status_response};
-pub use self::watch::{event, watch_create_request, watch_response};
+pub use self::watch::{event, watch_create_request, watch_response_rest};
 
 use crate::proto::etcdserverpb as pb;
 

@@ -3,12 +3,11 @@
 
 use cairn_core::api::*;
 use cairn_core::error::{Code as CoreCode, Error};
-use cairn_core::types::{Event, EventKind, KeyValue};
+use cairn_core::types::KeyValue;
 use prost::Message;
 use tonic::Code;
 
 use super::*;
-use crate::proto::mvccpb;
 
 /// Encodes and decodes, so that field numbers and types take part.
 fn over_the_wire<M: Message + Default>(message: &M) -> M {
@@ -233,33 +232,6 @@ fn a_transactions_inner_headers_change_their_revision_at_the_first_change() {
     assert_eq!(inner_revisions(vec![range(), deleted(1)], 3), [Some(2), Some(3)]);
     // Nothing changes: the revision is the store's throughout.
     assert_eq!(inner_revisions(vec![range(), deleted(0), txn(vec![range()])], 3)[..2], [Some(3), Some(3)]);
-}
-
-#[test]
-fn watch_responses_keep_their_own_revision_and_their_events() {
-    let put = Event { kind: EventKind::Put, kv: pair(1), prev_kv: Some(pair(2)) };
-    let delete = Event { kind: EventKind::Delete, kv: pair(3), prev_kv: None };
-    let response = WatchResponse {
-        revision: 0,
-        watch_id: -1,
-        created: true,
-        canceled: true,
-        compact_revision: 5,
-        cancel_reason: "why".into(),
-        fragment: true,
-        events: vec![put, delete],
-    };
-    let top = Header { cluster_id: 1, member_id: 2, revision: 99, raft_term: 4 };
-    let wire = over_the_wire(&watch_response(top, response));
-    let expected = pb::ResponseHeader { cluster_id: 1, member_id: 2, revision: 0, raft_term: 4 };
-    assert_eq!(wire.header, Some(expected));
-    assert_eq!((wire.watch_id, wire.created, wire.canceled, wire.fragment), (-1, true, true, true));
-    assert_eq!((wire.compact_revision, wire.cancel_reason.as_str()), (5, "why"));
-    assert_eq!(wire.events[0].r#type(), mvccpb::event::EventType::Put);
-    assert_eq!(wire.events[0].kv, Some(key_value(pair(1))));
-    assert_eq!(wire.events[0].prev_kv, Some(key_value(pair(2))));
-    assert_eq!(wire.events[1].r#type(), mvccpb::event::EventType::Delete);
-    assert_eq!(wire.events[1].prev_kv, None);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Watch streams.
 
-use cairn_core::api::{Header, WatchCreateRequest, WatchFilter, WatchResponse};
+use cairn_core::api::{WatchCreateRequest, WatchFilter, WatchResponse};
 use cairn_core::types::{Event, EventKind};
 
-use super::{header, key_value};
+use super::key_value;
 use crate::proto::{etcdserverpb as pb, mvccpb};
 use mvccpb::event::EventType;
 use pb::watch_create_request::FilterType;
@@ -68,17 +68,15 @@ pub fn event(event: Event) -> mvccpb::Event {
     }
 }
 
-/// A message of a watch stream towards the wire. Its revision is the watcher's, so it replaces the
-/// one in `top`.
-pub fn watch_response(top: Header, response: WatchResponse) -> pb::WatchResponse {
+/// A message of a watch stream towards the wire, without header, watcher and events, which are
+/// written apart.
+pub fn watch_response_rest(response: &WatchResponse) -> pb::WatchResponse {
     pb::WatchResponse {
-        header: Some(header(Header { revision: response.revision, ..top })),
-        watch_id: response.watch_id,
         created: response.created,
         canceled: response.canceled,
         compact_revision: response.compact_revision,
-        cancel_reason: response.cancel_reason,
+        cancel_reason: response.cancel_reason.clone(),
         fragment: response.fragment,
-        events: response.events.into_iter().map(event).collect(),
+        ..pb::WatchResponse::default()
     }
 }

@@ -148,9 +148,9 @@ async fn first_put(
         if recipe::canceled(&message)? {
             return Ok(None);
         }
-        if let Some(event) = message.events.into_iter().next() {
+        if let Some(event) = message.events.first() {
             // Changes after this one must be seen, so the header is as old as the key.
-            return Ok(Some((member.header(event.kv.mod_revision), event.kv)));
+            return Ok(Some((member.header(event.kv.mod_revision), event.kv.clone())));
         }
     }
 }
@@ -165,12 +165,12 @@ async fn follow(member: &Member, request: WatchCreateRequest, changes: &Changes)
         if recipe::canceled(&message)? {
             return Ok(());
         }
-        for event in message.events {
+        for event in &message.events {
             if event.kind == EventKind::Delete {
                 return Ok(());
             }
             let header = member.header(message.revision);
-            if changes.send(Ok(response(header, event.kv))).await.is_err() {
+            if changes.send(Ok(response(header, event.kv.clone()))).await.is_err() {
                 return Ok(());
             }
         }

@@ -130,9 +130,9 @@ pub fn router(handle: Handle, info: ServerInfo) -> Routes {
                 .routes()
         };
     }
+    let watch = watch::server(member.clone(), receive_bytes_max);
     let mut routes = routes! {
         etcdserverpb::kv_server::KvServer<_> => kv::KvService(member.clone());
-        etcdserverpb::watch_server::WatchServer<_> => watch::WatchService(member.clone());
         etcdserverpb::lease_server::LeaseServer<_> => lease::LeaseService(member.clone());
         etcdserverpb::cluster_server::ClusterServer<_> => cluster::ClusterService(member.clone());
         etcdserverpb::maintenance_server::MaintenanceServer<_> => maintenance::MaintenanceService(member.clone());
@@ -140,7 +140,8 @@ pub fn router(handle: Handle, info: ServerInfo) -> Routes {
         v3lockpb::lock_server::LockServer<_> => lock::LockService(member.clone());
         v3electionpb::election_server::ElectionServer<_> => election::ElectionService(member);
         healthpb::health_server::HealthServer<_> => health::HealthService(serving);
-    };
+    }
+    .add_service(watch);
     let inner = std::mem::take(routes.axum_router_mut());
     *routes.axum_router_mut() = inner.layer(guard::GuardLayer::new(status));
     routes.prepare()
@@ -176,16 +177,21 @@ impl Member {
         Ok(convert::header(self.request(Request::Status).await?.response.header))
     }
 
-    /// `stream` as a response. It ends with etcd's error when the member stops, and, for a client that
+    /// Completes when a stream must end, with etcd's error: when the member stops, and, for a client that
     /// requires a leader, when there has been none for three election timeouts.
+    fn end(&self, metadata: &MetadataMap) -> impl Future<Output = Error> + Send + use<> {
+        let required = metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+        let patience = required.then_some(self.info.election_timeout * LEADERLESS_TIMEOUTS);
+        ended(self.info.serving.clone(), self.handle.status(), patience)
+    }
+
+    /// `stream` as a response that ends when it must.
     fn streaming<T: Send + 'static>(
         &self,
         metadata: &MetadataMap,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Response<Outgoing<T>> {
-        let required = metadata.get(guard::REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-        let patience = required.then_some(self.info.election_timeout * LEADERLESS_TIMEOUTS);
-        let end = ended(self.info.serving.clone(), self.handle.status(), patience);
+        let end = self.end(metadata);
         let bounded = futures::stream::unfold(Some((Box::pin(stream), Box::pin(end))), |state| async {
             let (mut stream, mut end) = state?;
             tokio::select! {

@@ -8,13 +8,14 @@
 //! Invariant: a contender deletes only a key that it created itself, recognised by its create
 //! revision.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::api::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, Header, PutRequest, RangeRequest,
     RangeResponse, Request, RequestOp, ResponseBody, ResponseOp, SortOrder, SortTarget, TxnRequest,
-    TxnResponse, WatchCreateRequest, WatchFilter, WatchResponse,
+    TxnResponse, WatchBatch, WatchCreateRequest, WatchFilter, WatchResponse,
 };
 use cairn_core::error::Error;
 use cairn_core::types::{EventKind, LeaseId};
@@ -38,7 +39,7 @@ pub(super) fn unknown(error: Error) -> Status {
 pub(super) struct Watcher {
     handle: Handle,
     stream: StreamId,
-    responses: mpsc::UnboundedReceiver<WatchResponse>,
+    responses: mpsc::UnboundedReceiver<WatchBatch>,
 }
 
 impl Watcher {
@@ -49,16 +50,13 @@ impl Watcher {
         Ok(Self { handle: handle.clone(), stream, responses })
     }
 
+    /// The stream's name.
+    pub(super) fn stream(&self) -> StreamId {
+        self.stream
+    }
+
     pub(super) fn create(&self, request: WatchCreateRequest) -> Result<(), Error> {
         self.handle.submit(Call::WatchCreate { stream: self.stream, request })
-    }
-
-    pub(super) fn cancel(&self, watch_id: i64) -> Result<(), Error> {
-        self.handle.submit(Call::WatchCancel { stream: self.stream, watch_id })
-    }
-
-    pub(super) fn progress(&self) -> Result<(), Error> {
-        self.handle.submit(Call::WatchProgress { stream: self.stream })
     }
 
     /// Gives back the credit of so many responses.
@@ -66,14 +64,17 @@ impl Watcher {
         self.handle.submit(Call::WatchCredit { stream: self.stream, responses })
     }
 
-    /// The next response, if there is one already.
-    pub(super) fn ready(&mut self) -> Option<WatchResponse> {
-        self.responses.try_recv().ok()
+    /// The next responses; `None` when the member has stopped.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchBatch>> {
+        self.responses.poll_recv(context)
     }
 
-    /// The next response; waiting for it can be given up without losing one.
+    /// The next response of a stream with one watcher; waiting for it can be given up without losing
+    /// one.
     pub(super) async fn next(&mut self) -> Result<WatchResponse, Error> {
-        self.responses.recv().await.ok_or(Error::Stopped)
+        let batch = self.responses.recv().await.ok_or(Error::Stopped)?;
+        debug_assert_eq!(batch.watch_ids.len(), 1, "a recipe's stream has one watcher");
+        Ok(batch.response)
     }
 }
 

@@ -31,10 +31,10 @@ impl Driver {
                     self.answer(id, Err(Error::TooManyRequests));
                 }
             }
-            Output::Watch { stream, response } => {
+            Output::Watch { stream, batch } => {
                 if let Some(out) = self.streams.get(&stream) {
                     // A closed stream will say so itself.
-                    let _ = out.send(response);
+                    let _ = out.send(batch);
                 }
             }
             Output::CloseWatch { stream } => {

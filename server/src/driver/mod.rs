@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_core::api::WatchResponse;
+use cairn_core::api::WatchBatch;
 use cairn_core::error::{Error, Fatal};
 use cairn_core::node::{Input, Node, NodeEvent, Status, WakeupReason};
 use cairn_core::time::Time;
@@ -82,7 +82,7 @@ pub(crate) struct Driver {
     workers: Workers,
     next_id: u64,
     waiters: HashMap<u64, oneshot::Sender<Result<Reply, Error>>>,
-    streams: HashMap<u64, mpsc::UnboundedSender<WatchResponse>>,
+    streams: HashMap<u64, mpsc::UnboundedSender<WatchBatch>>,
     resigning: Option<oneshot::Sender<()>>,
     status_at: Instant,
     status_due: bool,

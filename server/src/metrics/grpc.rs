@@ -320,14 +320,14 @@ enum Counts {
 }
 
 impl Counts {
-    fn message(&self, bytes: u64) {
+    fn messages(&self, messages: u64, bytes: u64) {
         match self {
             Self::Received(metrics, method) => {
-                method.received.inc();
+                method.received.add(messages);
                 metrics.received_bytes.add(bytes);
             }
             Self::Sent(call) => {
-                call.method.sent.inc();
+                call.method.sent.add(messages);
                 call.metrics.sent_bytes.add(bytes);
             }
         }
@@ -360,7 +360,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
         if let (Some(counts), Some(Ok(frame))) = (&this.counts, &frame) {
             if let Some(data) = frame.data_ref() {
-                this.prefixes.walk(data, |bytes| counts.message(bytes));
+                let (mut messages, mut bytes) = (0, 0);
+                this.prefixes.walk(data, |len| (messages, bytes) = (messages + 1, bytes + len));
+                if messages > 0 {
+                    counts.messages(messages, bytes);
+                }
             }
             if let Some(code) = frame.trailers_ref().and_then(status)
                 && let Some(Counts::Sent(call)) = this.counts.take()

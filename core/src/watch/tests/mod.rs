@@ -139,7 +139,14 @@ impl World {
         self.txn(&[(key, Some(value))]);
     }
 
+    /// A change that is applied by itself.
     fn txn(&mut self, ops: &[(&str, Option<&str>)]) {
+        self.txn_among_others(ops);
+        // Any call ends the gathering; this one does nothing else.
+        self.hub.close(u64::MAX);
+    }
+
+    fn txn_among_others(&mut self, ops: &[(&str, Option<&str>)]) {
         let changes = self.store.txn(ops);
         self.hub.notify(&changes, &self.store).unwrap();
     }
@@ -153,9 +160,9 @@ impl World {
         while self.hub.work(self.now, &self.store).unwrap() {}
         self.hub.invariants();
         let mut out = Vec::new();
-        while let Some((to, response)) = self.hub.poll() {
+        while let Some((to, batch)) = self.hub.poll() {
             if to == stream {
-                out.push(response);
+                out.extend(batch.responses());
             }
         }
         out
@@ -306,6 +313,36 @@ fn prev_kv_is_the_pair_before_unless_compacted() {
     let out = w.drain(1);
     assert_eq!(out[1].events[0].prev_kv, None, "revision 2 is compacted");
     assert_eq!(out[1].events[1].prev_kv.as_ref().unwrap().value, "2");
+}
+
+#[test]
+fn what_is_applied_together_is_sent_together_to_those_who_have_started() {
+    let mut w = World::new(WatchOptions { stream_credit: 6, ..options() });
+    w.create(1, &on("a"));
+    w.create(1, &from("a", 3));
+    w.create(1, &from("a", 9));
+    assert_eq!(w.drain(1).len(), 3);
+    for key in ["a", "b", "a"] {
+        w.txn_among_others(&[(key, Some("1"))]);
+    }
+    let events = |out: Vec<WatchResponse>| -> Vec<(i64, i64, Vec<i64>)> {
+        let of = |r: &WatchResponse| (r.watch_id, r.revision, revisions(std::slice::from_ref(r)));
+        out.iter().map(of).collect()
+    };
+    assert_eq!(events(w.drain(1)), [(0, 4, vec![2, 4]), (1, 4, vec![4])]);
+    // A message to several watchers uses a credit for each; those without fall back.
+    for watcher in 3..10 {
+        w.create(1, &on("b"));
+        assert_eq!(w.drain(1)[0].watch_id, watcher);
+    }
+    w.put("b", "2");
+    let some = events(w.take(1));
+    assert_eq!(some, (3..9).map(|id| (id, 5, vec![5])).collect::<Vec<_>>());
+    assert_eq!(w.hub.stats().slow_watchers, 1);
+    w.hub.credit(1, 2);
+    assert_eq!(events(w.take(1)), [(9, 5, vec![5])]);
+    w.hub.credit(1, 5);
+    assert_eq!(w.hub.stats().pending_events, 0);
 }
 
 #[test]

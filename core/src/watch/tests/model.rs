@@ -205,11 +205,13 @@ impl Model {
     }
 
     fn poll(&mut self) -> bool {
-        let Some((stream, response)) = self.hub.poll() else { return false };
-        self.trace.push((stream, response.clone()));
-        let client = self.clients.get_mut(&stream).expect("nothing is sent on a closed stream");
-        client.unread += 1;
-        self.receive(stream, response);
+        let Some((stream, batch)) = self.hub.poll() else { return false };
+        for response in batch.responses() {
+            self.trace.push((stream, response.clone()));
+            let client = self.clients.get_mut(&stream).expect("nothing is sent on a closed stream");
+            client.unread += 1;
+            self.receive(stream, response);
+        }
         true
     }
 
@@ -218,7 +220,7 @@ impl Model {
         let client = self.clients.get_mut(&stream).unwrap();
         if let Some(mut partial) = client.partial.take() {
             assert_eq!(partial.watch_id, response.watch_id, "nothing between fragments: {context}");
-            partial.events.extend(response.events);
+            partial.events = [&partial.events[..], &response.events].concat().into();
             partial.fragment = response.fragment;
             self.seen.fragments += 1;
             return self.complete(stream, partial, &context);

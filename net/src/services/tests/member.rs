@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) requests: Vec<Request>,
     pub(super) fail: Option<Error>,
     pub(super) answer: Option<ResponseBody>,
-    pub(super) streams: BTreeMap<StreamId, mpsc::UnboundedSender<WatchResponse>>,
+    pub(super) streams: BTreeMap<StreamId, mpsc::UnboundedSender<WatchBatch>>,
     pub(super) watchers: BTreeMap<(StreamId, i64), WatchCreateRequest>,
     pub(super) credits: u32,
     pub(super) progress: u32,
@@ -138,12 +138,12 @@ impl State {
             Call::WatchCancel { stream, watch_id } => {
                 if self.watchers.remove(&(stream, watch_id)).is_some() {
                     let canceled = WatchResponse { watch_id, canceled: true, ..self.message() };
-                    let _ = self.streams[&stream].send(canceled);
+                    let _ = self.streams[&stream].send(canceled.into());
                 }
             }
             Call::WatchProgress { stream } => {
                 self.progress += 1;
-                let _ = self.streams[&stream].send(WatchResponse { watch_id: -1, ..self.message() });
+                let _ = self.streams[&stream].send(WatchResponse { watch_id: -1, ..self.message() }.into());
             }
             Call::WatchCredit { responses, .. } => self.credits += responses,
             Call::WatchClose { stream } => {
@@ -279,9 +279,12 @@ impl State {
         self.history.push((self.revision, event.clone()));
         for ((stream, watch_id), request) in &self.watchers {
             if KeyRange::new(request.key.clone(), request.range_end.clone()).contains(&event.kv.key) {
-                let message =
-                    WatchResponse { watch_id: *watch_id, events: vec![event.clone()], ..self.message() };
-                let _ = self.streams[stream].send(message);
+                let message = WatchResponse {
+                    watch_id: *watch_id,
+                    events: vec![event.clone()].into(),
+                    ..self.message()
+                };
+                let _ = self.streams[stream].send(message.into());
             }
         }
     }
@@ -289,14 +292,15 @@ impl State {
     fn watch(&mut self, stream: StreamId, request: WatchCreateRequest) {
         let watch_id = self.watchers.keys().filter(|(of, _)| *of == stream).count() as i64;
         let out = &self.streams[&stream];
-        let _ = out.send(WatchResponse { watch_id, created: true, ..self.message() });
+        let _ = out.send(WatchResponse { watch_id, created: true, ..self.message() }.into());
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         for (revision, event) in &self.history {
             if request.start_revision > 0
                 && *revision >= request.start_revision
                 && range.contains(&event.kv.key)
             {
-                let _ = out.send(WatchResponse { watch_id, events: vec![event.clone()], ..self.message() });
+                let events = vec![event.clone()].into();
+                let _ = out.send(WatchResponse { watch_id, events, ..self.message() }.into());
             }
         }
         self.watchers.insert((stream, watch_id), request);

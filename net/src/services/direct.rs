@@ -20,6 +20,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::Message;
 use tonic::{Code, Status};
 
+use super::rows::{ROWS_MIN, Rows};
 use super::{GRPC_OVERHEAD_BYTES, Member, ServerInfo, guard, kv};
 use crate::convert;
 use crate::handle::Handle;
@@ -127,7 +128,7 @@ impl Direct {
         };
         Ok(match result {
             Ok(reply) => {
-                counted.end(Code::Ok, Some(reply.len() - PREFIX_BYTES));
+                counted.end(Code::Ok, Some(reply.len()));
                 ReplyBody::response(reply)
             }
             Err(status) => {
@@ -137,11 +138,17 @@ impl Direct {
         })
     }
 
-    async fn perform(&self, call: Call) -> Result<Bytes, Status> {
+    async fn perform(&self, call: Call) -> Result<Reply, Status> {
         let member = &self.0.member;
         match call {
             Call::Put(put) => kv::put(member, put).await.map(|reply| encode(&reply)),
-            Call::Range(range) => kv::range(member, range).await.map(|reply| encode(&reply)),
+            Call::Range(range) => kv::range(member, range).await.map(|(header, rows)| {
+                if rows.kvs.len() < ROWS_MIN {
+                    encode(&convert::range_response(header, rows))
+                } else {
+                    Reply::Rows(Box::new(Rows::new(header, rows)))
+                }
+            }),
             Call::Txn(txn) => kv::txn(member, txn).await.map(|reply| encode(&reply)),
             Call::DeleteRange(delete) => kv::delete_range(member, delete).await.map(|reply| encode(&reply)),
         }
@@ -219,14 +226,41 @@ fn decode(method: Method, message: Bytes) -> Option<Call> {
     .ok()
 }
 
-/// A message with its prefix.
-fn encode(message: &impl Message) -> Bytes {
+/// An answer.
+#[derive(Debug)]
+enum Reply {
+    /// A message with its prefix.
+    Message(Bytes),
+    /// A message that is encoded as it is sent.
+    Rows(Box<Rows>),
+}
+
+impl Reply {
+    /// The length of the message.
+    fn len(&self) -> usize {
+        match self {
+            Self::Message(message) => message.len() - PREFIX_BYTES,
+            Self::Rows(rows) => rows.len(),
+        }
+    }
+
+    /// The message's next bytes; `None` at its end.
+    fn next_frame(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Message(message) => Some(std::mem::take(message)).filter(|message| !message.is_empty()),
+            Self::Rows(rows) => rows.next_frame(),
+        }
+    }
+}
+
+/// Encodes a message with its prefix.
+fn encode(message: &impl Message) -> Reply {
     let len = message.encoded_len();
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
     out.put_u8(0);
     out.put_u32(u32::try_from(len).expect("a reply is smaller than 4 GiB"));
     message.encode(&mut out).expect("there is room for it");
-    out.freeze()
+    Reply::Message(out.freeze())
 }
 
 fn refuse(status: Status) -> Response<ReplyBody> {
@@ -271,13 +305,13 @@ impl Drop for Counted<'_> {
 /// The body of an answer: one message and the trailers, or nothing.
 #[derive(Debug, Default)]
 pub(crate) struct ReplyBody {
-    message: Option<Bytes>,
+    reply: Option<Reply>,
     trailers: bool,
 }
 
 impl ReplyBody {
-    fn response(message: Bytes) -> Response<Self> {
-        let mut response = Response::new(Self { message: Some(message), trailers: true });
+    fn response(reply: Reply) -> Response<Self> {
+        let mut response = Response::new(Self { reply: Some(reply), trailers: true });
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response
@@ -293,9 +327,10 @@ impl Body for ReplyBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
-        if let Some(message) = this.message.take() {
-            return Poll::Ready(Some(Ok(Frame::data(message))));
+        if let Some(frame) = this.reply.as_mut().and_then(Reply::next_frame) {
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
+        this.reply = None;
         if std::mem::take(&mut this.trailers) {
             let mut trailers = HeaderMap::with_capacity(1);
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -305,7 +340,7 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.message.is_none() && !self.trailers
+        self.reply.is_none() && !self.trailers
     }
 
     /// Not exact: that would become a content-length, at which some clients stop before the trailers.

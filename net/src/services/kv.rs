@@ -1,6 +1,6 @@
 //! The KV service.
 
-use cairn_core::api::{Request, ResponseBody};
+use cairn_core::api::{Header, Request, ResponseBody};
 use cairn_core::error::Error;
 use tonic::{Request as Incoming, Response, Status};
 
@@ -26,11 +26,13 @@ fn readable(member: &Member, wire: RangeRequest) -> Result<cairn_core::api::Rang
 }
 
 /// Reads keys.
-pub(super) async fn range(member: &Member, wire: RangeRequest) -> Result<RangeResponse, Status> {
+pub(super) async fn range(
+    member: &Member,
+    wire: RangeRequest,
+) -> Result<(Header, cairn_core::api::RangeResponse), Status> {
     let range = readable(member, wire)?;
     let reply = member.request(Request::Range(range)).await?;
-    let (header, body) = expect_body!(reply, ResponseBody::Range(body) => body);
-    Ok(convert::range_response(header, body))
+    Ok(expect_body!(reply, ResponseBody::Range(body) => body))
 }
 
 /// Writes a key.
@@ -61,7 +63,8 @@ pub(super) async fn txn(member: &Member, wire: TxnRequest) -> Result<TxnResponse
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Incoming<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        range(&self.0, request.into_inner()).await.map(Response::new)
+        let (header, rows) = range(&self.0, request.into_inner()).await?;
+        Ok(Response::new(convert::range_response(header, rows)))
     }
 
     type RangeStreamStream = Outgoing<RangeStreamResponse>;

@@ -97,10 +97,14 @@ pub struct MemberStatus {
     pub members: Vec<cairn_core::api::Member>,
 }
 
+/// Runs its argument; what that submits from its thread, the member handles at its end, all at once.
+pub type Gather = dyn Fn(&mut dyn FnMut()) + Send + Sync;
+
 /// A clonable way to the member.
 #[derive(Clone)]
 pub struct Handle {
     submit: Arc<dyn Fn(Call) -> Result<(), Error> + Send + Sync>,
+    gather: Option<Arc<Gather>>,
     status: watch::Receiver<MemberStatus>,
     next_stream: Arc<AtomicU64>,
 }
@@ -117,7 +121,21 @@ impl Handle {
         submit: Arc<dyn Fn(Call) -> Result<(), Error> + Send + Sync>,
         status: watch::Receiver<MemberStatus>,
     ) -> Self {
-        Self { submit, status, next_stream: Arc::new(AtomicU64::new(1)) }
+        Self { submit, gather: None, status, next_stream: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// The same handle for a member that takes calls in batches.
+    #[must_use]
+    pub fn gathering(self, gather: Arc<Gather>) -> Self {
+        Self { gather: Some(gather), ..self }
+    }
+
+    /// Runs `work`, which must not wait; what it submits may be handled together when it ends.
+    pub(crate) fn gather(&self, work: &mut dyn FnMut()) {
+        match &self.gather {
+            Some(gather) => gather(work),
+            None => work(),
+        }
     }
 
     /// Sends a request and waits for its answer.

@@ -9,6 +9,7 @@
 
 mod authority;
 mod bind;
+mod calls;
 mod frame;
 mod hpack;
 mod pings;
@@ -17,6 +18,7 @@ mod prefix;
 mod tests;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,9 +27,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -36,7 +39,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
-use crate::services::{Direct, ReplyBody};
+use crate::services::{Direct, Method, ReplyBody};
 
 pub use bind::{BindError, SocketOptions};
 
@@ -248,22 +251,33 @@ impl Serve {
         let is_http2 = stream.is_http2();
         let stream = pings::Policed::new(stream, self.options.keepalive_min_time.filter(|_| is_http2));
         let stream = authority::Repaired::new(stream, is_http2);
+        let executor = calls::Executor::default();
         let service = {
-            let serve = self.clone();
+            let (serve, executor) = (self.clone(), executor.clone());
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let (serve, info) = (serve.clone(), info.clone());
-                async move { serve.respond(request, info).await }
+                let is_grpc = is_grpc(&request);
+                let method = serve.direct.as_ref().and(Direct::method(&request)).filter(|_| is_grpc);
+                executor.keep_next(method.is_some());
+                async move { serve.respond(request, is_grpc, method, info).await }
             })
         };
-        let builder = self.builder();
-        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let builder = self.builder(executor.clone());
+        let mut calls = calls::Calls::new(executor, self.direct.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        // In a set, because that polls it only when it was woken, not with each read.
+        let mut draining: FuturesUnordered<_> =
+            std::iter::once(reached(&mut phases, Phase::Draining)).collect();
+        let mut closing = self.phases.clone();
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = reached(&mut phases, Phase::Draining) => {
+            biased;
+            ended = poll_fn(|cx| calls.poll(cx, |cx| connection.as_mut().poll(cx))) => ended,
+            _ = draining.next() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = reached(&mut phases, Phase::Closed) => Ok(()),
+                    ended = poll_fn(|cx| calls.poll(cx, |cx| connection.as_mut().poll(cx))) => ended,
+                    () = reached(&mut closing, Phase::Closed) => Ok(()),
                 }
             }
         };
@@ -275,11 +289,12 @@ impl Serve {
     async fn respond(
         &self,
         request: Request<Incoming>,
+        is_grpc: bool,
+        method: Option<Method>,
         info: TcpConnectInfo,
     ) -> Result<Response<OutBody>, Infallible> {
-        let is_grpc = is_grpc(&request);
-        let mut request = match (&self.direct, Direct::method(&request)) {
-            (Some(direct), Some(method)) if is_grpc => match direct.answer(method, request).await {
+        let mut request = match (&self.direct, method) {
+            (Some(direct), Some(method)) => match direct.answer(method, request).await {
                 Ok(response) => return Ok(response.map(OutBody::Direct)),
                 Err(request) => request,
             },
@@ -291,9 +306,9 @@ impl Serve {
         Box::pin(router.oneshot(request)).await.map(|response| response.map(OutBody::Routed))
     }
 
-    fn builder(&self) -> auto::Builder<TokioExecutor> {
+    fn builder(&self, executor: calls::Executor) -> auto::Builder<calls::Executor> {
         let options = &self.options;
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = auto::Builder::new(executor);
         // Some tools look for Go's spelling of headers.
         builder
             .http1()

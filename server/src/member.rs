@@ -167,9 +167,10 @@ impl Member {
 /// A way for services into the inbox, and where they see the member's status.
 fn handle(inbox: &Inbox) -> (watch::Sender<MemberStatus>, Handle) {
     let (sender, receiver) = watch::channel(MemberStatus::default());
-    let inbox = inbox.clone();
-    let submit = move |call| inbox.send(Event::Call(call)).map_err(|Stopped| Error::Stopped);
-    (sender, Handle::new(Arc::new(submit), receiver))
+    let (calls, batches) = (inbox.clone(), inbox.clone());
+    let submit = move |call| calls.send(Event::Call(call)).map_err(|Stopped| Error::Stopped);
+    let gather = move |work: &mut dyn FnMut()| batches.gather(work);
+    (sender, Handle::new(Arc::new(submit), receiver).gathering(Arc::new(gather)))
 }
 
 fn server_info(

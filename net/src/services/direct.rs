@@ -93,6 +93,11 @@ impl Direct {
         plain.then_some(Method(method))
     }
 
+    /// Runs `work`, whose requests reach the member together.
+    pub(crate) fn gather(&self, work: &mut dyn FnMut()) {
+        self.0.member.handle.gather(work);
+    }
+
     /// Answers a request, or gives it back.
     pub(crate) async fn answer(
         &self,

@@ -43,8 +43,8 @@ use crate::convert;
 use crate::handle::{Handle, MemberStatus, Reply};
 use crate::proto::{etcdserverpb, health as healthpb, v3electionpb, v3lockpb};
 
-pub(crate) use direct::ReplyBody;
 pub use direct::{Calls, Direct};
+pub(crate) use direct::{Method, ReplyBody};
 
 /// What gRPC adds to the largest request when it limits what it receives.
 const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;

@@ -10,6 +10,7 @@
 //! Invariant: at most one has the turn, and while events wait somebody has it: the count of events that
 //! are not done leaves zero exactly for the one who takes it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,6 +22,11 @@ use crossbeam_channel::{Receiver, Sender};
 const SLICE_MAX: Duration = Duration::from_millis(1);
 /// Events that are taken in before the outputs are carried out: the largest group commit.
 const BATCH_MAX: usize = 4096;
+
+thread_local! {
+    /// The inbox for which this thread gathers events, and whether it got the turn meanwhile.
+    static GATHERING: Cell<Option<(usize, bool)>> = const { Cell::new(None) };
+}
 
 /// What an inbox feeds.
 pub(crate) trait Machine: Send + 'static {
@@ -100,9 +106,27 @@ impl<M: Machine> Inbox<M> {
     /// Brings an event, and runs the machine if nobody else does.
     pub(crate) fn send(&self, event: M::Event) -> Result<(), Stopped> {
         if self.0.push(event)? {
-            self.0.run(Some(SLICE_MAX));
+            match GATHERING.get() {
+                // The turn is taken at the end of the work.
+                Some((inbox, _)) if inbox == self.address() => GATHERING.set(Some((inbox, true))),
+                _ => self.0.run(Some(SLICE_MAX)),
+            }
         }
         Ok(())
+    }
+
+    /// Does `work`, which must not wait: the events that it sends are handled together at its end, unless
+    /// another has the turn.
+    pub(crate) fn gather(&self, work: &mut dyn FnMut()) {
+        let outer = GATHERING.replace(Some((self.address(), false)));
+        work();
+        if let Some((_, true)) = GATHERING.replace(outer) {
+            self.0.run(Some(SLICE_MAX));
+        }
+    }
+
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     /// Brings an event for the machine's own thread to run: the caller has something better to do.
@@ -292,6 +316,23 @@ mod tests {
         own.join().unwrap();
         assert!(inbox.send(Event::Number(1, NUMBERS)).is_err());
         assert!(results.recv().is_err(), "the machine is dropped when it has stopped");
+    }
+
+    #[test]
+    fn gathered_events_are_done_together_and_what_others_bring_meanwhile_too() {
+        let (inbox, results, own) = start();
+        inbox.gather(&mut || {
+            inbox.send(Event::Number(1, 1)).unwrap();
+            inbox.send(Event::Number(1, 2)).unwrap();
+            let other = inbox.clone();
+            thread::spawn(move || other.send(Event::Number(2, 1)).unwrap()).join().unwrap();
+            inbox.gather(&mut || inbox.send(Event::Number(1, 3)).unwrap());
+        });
+        let mut done: Vec<_> = results.iter().take(4).collect();
+        done.sort_unstable();
+        assert_eq!(done, [(1, 1), (1, 2), (1, 3), (2, 1)]);
+        inbox.send(Event::Stop).unwrap();
+        own.join().unwrap();
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::config::{AutoCompaction, Config};
 use crate::corruption::Checks;
 use crate::data_dir::DataDir;
 use crate::driver::{
-    self, Driver, Event, Inbox, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage, Workers,
+    self, Driver, Event, Inbox, LogLane, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage, Workers,
 };
 use crate::metrics::Metrics;
 use crate::peer_calls;
@@ -86,7 +86,9 @@ impl Member {
         }
 
         let spawned = |error: std::io::Error| format!("cannot start a thread: {error}");
-        let (log, log_jobs) = crossbeam_channel::unbounded();
+        let (lane, log, log_thread) =
+            driver::spawn_log(booted.wal, inbox.clone(), booted.wal_times, metrics.clone())
+                .map_err(spawned)?;
         let (storage, storage_jobs) = crossbeam_channel::unbounded();
         let (notice_sender, notices) = mpsc::unbounded_channel();
         let disk = Storage {
@@ -110,15 +112,13 @@ impl Member {
             notices: notice_sender,
             status: status_sender,
         };
-        let log_thread =
-            driver::spawn_log(booted.wal, log_jobs, inbox.clone(), booted.wal_times, metrics.clone());
         let threads = vec![
-            log_thread.map_err(spawned)?,
+            log_thread,
             driver::spawn_storage(disk, storage_jobs, inbox.clone()).map_err(spawned)?,
             inbox.start("node", Driver::new(node, started, workers)).map_err(spawned)?,
         ];
 
-        let (member_status, handle) = handle(&inbox);
+        let (member_status, handle) = handle(&inbox, &lane);
         publish(&status.borrow(), &member_status, &removed_members);
         let (serving, serving_status) = watch::channel(true);
         let offer = Offer {
@@ -165,11 +165,16 @@ impl Member {
 }
 
 /// A way for services into the inbox, and where they see the member's status.
-fn handle(inbox: &Inbox) -> (watch::Sender<MemberStatus>, Handle) {
+fn handle(inbox: &Inbox, log: &LogLane) -> (watch::Sender<MemberStatus>, Handle) {
     let (sender, receiver) = watch::channel(MemberStatus::default());
-    let (calls, batches) = (inbox.clone(), inbox.clone());
-    let submit = move |call| calls.send(Event::Call(call)).map_err(|Stopped| Error::Stopped);
-    let gather = move |work: &mut dyn FnMut()| batches.gather(work);
+    let (calls, call_log) = (inbox.clone(), log.clone());
+    let submit = move |call| {
+        let mut sent = Ok(());
+        call_log.offer(|| sent = calls.send(Event::Call(call)));
+        sent.map_err(|Stopped| Error::Stopped)
+    };
+    let (batches, batch_log) = (inbox.clone(), log.clone());
+    let gather = move |work: &mut dyn FnMut()| batch_log.offer(|| batches.gather(work));
     (sender, Handle::new(Arc::new(submit), receiver).gathering(Arc::new(gather)))
 }
 

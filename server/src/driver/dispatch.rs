@@ -10,7 +10,10 @@ use super::{Driver, LogJob, Notice, StorageJob};
 impl Driver {
     pub(super) fn dispatch(&mut self, output: Output) {
         match output {
-            Output::Append { seq, append } => self.to_log(LogJob::Append { seq, append }),
+            Output::Append { seq, append } => {
+                let lone = self.is_lone();
+                self.workers.log.send(LogJob::Append { seq, append }, lone);
+            }
             Output::Repair { seq, entries } => self.to_log(LogJob::Repair { seq, entries }),
             Output::ReleaseLog { index } => self.to_log(LogJob::Release { index }),
             Output::Send { to, message } => self.workers.peers.send(to, message),
@@ -60,11 +63,16 @@ impl Driver {
         }
     }
 
-    /// A thread that is gone has reported why before it went.
     fn to_log(&self, job: LogJob) {
-        let _ = self.workers.log.send(job);
+        self.workers.log.send(job, false);
     }
 
+    /// Whether at most one request is under way and no other member waits for anything.
+    fn is_lone(&self) -> bool {
+        self.waiters.len() <= 1 && self.workers.status.borrow().members.len() <= 1
+    }
+
+    /// A thread that is gone has reported why before it went.
     fn to_storage(&self, job: StorageJob) {
         let _ = self.workers.storage.send(job);
     }

@@ -1,4 +1,4 @@
-//! The log's thread: writes and syncs appends in order, several at a time when they have gathered.
+//! Writes and syncs the log's appends in order, several at a time when they have gathered.
 //!
 //! Invariant: `Appended` is reported only after the sync that covers it. A failed write or sync ends
 //! the process; it is never tried again, because the kernel may have dropped the dirty pages (ATC'20).
@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cairn_core::error::Fatal;
 use cairn_core::node::Input;
 use cairn_core::types::Index;
 use cairn_core::wal::{Append, Damaged, LogEntry, Wal, WalError};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::log_lane::LogLane;
 use super::{Event, Inbox};
 use crate::metrics::{LogTimes, Metrics};
 use crate::wal_disk::{DiskTimes, FsDisk};
@@ -38,112 +37,130 @@ pub(crate) enum LogJob {
     Release { index: Index },
 }
 
-/// Starts the thread; it ends when the sending side is dropped.
-pub(crate) fn spawn(
-    wal: Wal<FsDisk>,
-    jobs: Receiver<LogJob>,
-    events: Inbox,
-    times: Arc<DiskTimes>,
-    metrics: Arc<Metrics>,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name("log".to_owned()).spawn(move || {
-        if let Err(error) = run(wal, &jobs, &events, &times, &metrics) {
-            let _ = events.send(Event::Fatal(Fatal(error.to_string())));
-        }
-    })
-}
+/// The node's end of the log, which is closed when it is dropped.
+pub(crate) struct LogSender(LogLane);
 
-fn run(
-    mut wal: Wal<FsDisk>,
-    jobs: &Receiver<LogJob>,
-    events: &Inbox,
-    times: &DiskTimes,
-    metrics: &Metrics,
-) -> Result<(), WalError> {
-    let mut sealed = true;
-    // Bytes appended since the next segment was last known to be prepared.
-    let mut unprepared = u64::MAX;
-    loop {
-        let wait = match (unprepared >= PREPARE_EVERY, sealed) {
-            (true, _) => Some(PREPARE_AFTER),
-            (false, false) => Some(SEAL_AFTER),
-            (false, true) => None,
-        };
-        let job = match wait.map_or_else(|| jobs.recv().map_err(Into::into), |wait| jobs.recv_timeout(wait)) {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Disconnected) => return wal.seal(),
-            Err(RecvTimeoutError::Timeout) if unprepared >= PREPARE_EVERY => {
-                if !prepare(&mut wal, events)? {
-                    unprepared = 0;
-                }
-                continue;
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                wal.seal()?;
-                sealed = true;
-                continue;
-            }
-        };
-        let mut next = Some(job);
-        while let Some(job) = next.take() {
-            match job {
-                LogJob::Release { index } => wal.release(index)?,
-                LogJob::Repair { seq, entries } => {
-                    wal.repair(&entries)?;
-                    if events.send(Event::Input(Input::Appended { seq })).is_err() {
-                        return wal.seal();
-                    }
-                }
-                LogJob::Append { mut seq, mut append } => {
-                    // What has gathered meanwhile shares the sync, as far as it continues this append.
-                    while let Ok(job) = jobs.try_recv() {
-                        match job {
-                            LogJob::Append { seq: later, append: more } if continues(&append, &more) => {
-                                seq = later;
-                                append.entries.extend(more.entries);
-                                append.hard_state = more.hard_state.or(append.hard_state);
-                            }
-                            other => {
-                                next = Some(other);
-                                break;
-                            }
-                        }
-                    }
-                    let (started, sync_before) = (Instant::now(), times.sync());
-                    let stats = wal.append(&append)?;
-                    let sync = times.sync() - sync_before;
-                    let write = started.elapsed().saturating_sub(sync);
-                    if sync > SYNC_EXPECTED {
-                        tracing::warn!(
-                            "took" = format!("{sync:?}"),
-                            "expected-duration" = format!("{SYNC_EXPECTED:?}"),
-                            "slow fdatasync"
-                        );
-                    }
-                    metrics.wal_synced(LogTimes { write, sync }, stats.bytes);
-                    sealed = false;
-                    unprepared = unprepared.saturating_add(stats.bytes);
-                    let appended = Event::Input(Input::Appended { seq });
-                    // What waits for the disk comes first; a log at rest applies what it has written.
-                    let rests = next.is_none() && jobs.is_empty();
-                    let sent = if rests { events.send(appended) } else { events.send_on(appended) };
-                    if sent.is_err() {
-                        return wal.seal();
-                    }
-                }
-            }
-        }
+impl LogSender {
+    /// Gives it a job; `lone` if nothing else is under way.
+    pub(super) fn send(&self, job: LogJob, lone: bool) {
+        self.0.send(job, lone);
     }
 }
 
-/// One step towards the next segment; true when another is due. A full disk is the node's to know.
-fn prepare(wal: &mut Wal<FsDisk>, events: &Inbox) -> Result<bool, WalError> {
-    match wal.prepare_next() {
-        Err(WalError::Io { kind: ErrorKind::StorageFull, .. }) => {
-            let _ = events.send(Event::Input(Input::StorageFull));
-            Ok(false)
+impl Drop for LogSender {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Starts the thread; it ends when the sender is dropped.
+pub(crate) fn spawn(
+    wal: Wal<FsDisk>,
+    events: Inbox,
+    times: Arc<DiskTimes>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<(LogLane, LogSender, thread::JoinHandle<()>)> {
+    let lane = LogLane::new(Writer::new(wal, times, metrics), events);
+    let runs = lane.clone();
+    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || runs.run())?;
+    Ok((lane.clone(), LogSender(lane), thread))
+}
+
+/// The log and what is known of its end.
+pub(super) struct Writer {
+    wal: Wal<FsDisk>,
+    times: Arc<DiskTimes>,
+    metrics: Arc<Metrics>,
+    sealed: bool,
+    /// Bytes appended since the next segment was last known to be prepared.
+    unprepared: u64,
+    /// When it was last written to.
+    last: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(wal: Wal<FsDisk>, times: Arc<DiskTimes>, metrics: Arc<Metrics>) -> Self {
+        Self { wal, times, metrics, sealed: true, unprepared: u64::MAX, last: Instant::now() }
+    }
+
+    /// Does `job`, with the appends of `lane` that continue it, and tells what `Appended` reports.
+    pub(super) fn work(&mut self, job: LogJob, lane: &LogLane) -> Result<Option<u64>, WalError> {
+        match job {
+            LogJob::Release { index } => self.wal.release(index).map(|()| None),
+            LogJob::Repair { seq, entries } => self.wal.repair(&entries).map(|_| Some(seq)),
+            LogJob::Append { mut seq, mut append } => {
+                // What has gathered meanwhile shares the sync, as far as it continues this append.
+                let joins = |append: &Append, job: &LogJob| matches!(job, LogJob::Append { append: more, .. } if continues(append, more));
+                while let Some(LogJob::Append { seq: later, append: more }) =
+                    lane.pop_if(|job| joins(&append, job))
+                {
+                    seq = later;
+                    append.entries.extend(more.entries);
+                    append.hard_state = more.hard_state.or(append.hard_state);
+                }
+                self.append(&append).map(|()| Some(seq))
+            }
         }
-        result => result,
+    }
+
+    fn append(&mut self, append: &Append) -> Result<(), WalError> {
+        let (started, sync_before) = (Instant::now(), self.times.sync());
+        let stats = self.wal.append(append)?;
+        self.last = Instant::now();
+        let sync = self.times.sync() - sync_before;
+        let write = (self.last - started).saturating_sub(sync);
+        if sync > SYNC_EXPECTED {
+            tracing::warn!(
+                "took" = format!("{sync:?}"),
+                "expected-duration" = format!("{SYNC_EXPECTED:?}"),
+                "slow fdatasync"
+            );
+        }
+        self.metrics.wal_synced(LogTimes { write, sync }, stats.bytes);
+        self.sealed = false;
+        self.unprepared = self.unprepared.saturating_add(stats.bytes);
+        Ok(())
+    }
+
+    /// How long the log must rest until [`Writer::rest`] has something to do.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let after = match (self.unprepared >= PREPARE_EVERY, self.sealed) {
+            (true, _) => PREPARE_AFTER,
+            (false, false) => SEAL_AFTER,
+            (false, true) => return None,
+        };
+        Some(after.saturating_sub(self.last.elapsed()))
+    }
+
+    /// Uses a pause in appends.
+    pub(super) fn rest(&mut self, events: &Inbox) -> Result<(), WalError> {
+        let rested = self.last.elapsed();
+        if self.unprepared >= PREPARE_EVERY {
+            if rested >= PREPARE_AFTER {
+                let more = self.prepare(events)?;
+                self.unprepared = if more { self.unprepared } else { 0 };
+                self.last = Instant::now();
+            }
+        } else if !self.sealed && rested >= SEAL_AFTER {
+            self.seal()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn seal(&mut self) -> Result<(), WalError> {
+        self.sealed = true;
+        self.wal.seal()
+    }
+
+    /// One step towards the next segment; true when another is due. A full disk is the node's to know.
+    fn prepare(&mut self, events: &Inbox) -> Result<bool, WalError> {
+        match self.wal.prepare_next() {
+            Err(WalError::Io { kind: ErrorKind::StorageFull, .. }) => {
+                let _ = events.send_on(Event::Input(Input::StorageFull));
+                Ok(false)
+            }
+            result => result,
+        }
     }
 }
 

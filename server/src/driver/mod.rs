@@ -6,6 +6,7 @@
 
 mod dispatch;
 mod inbox;
+mod log_lane;
 mod log_thread;
 mod pace;
 mod peers;
@@ -27,7 +28,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use inbox::Machine;
 pub(crate) use inbox::Stopped;
-pub(crate) use log_thread::{LogJob, spawn as spawn_log};
+pub(crate) use log_lane::LogLane;
+pub(crate) use log_thread::{LogJob, LogSender, spawn as spawn_log};
 pub(crate) use pace::Pace;
 pub(crate) use peers::{Peers, Receiver};
 pub(crate) use reads::ReadPool;
@@ -66,7 +68,7 @@ pub(crate) enum Notice {
 
 /// The threads and tasks that perform outputs.
 pub(crate) struct Workers {
-    pub(crate) log: Sender<LogJob>,
+    pub(crate) log: LogSender,
     pub(crate) storage: Sender<StorageJob>,
     pub(crate) reads: ReadPool,
     pub(crate) peers: Arc<Peers>,

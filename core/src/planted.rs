@@ -83,6 +83,8 @@ bugs! {
     WatchSplitsRevision: "a batch ends in the middle of a revision";
     WatchPrevWrong: "prev_kv is left out while a watcher catches up";
     WatchFilterIgnored: "a watcher's filter of deletions is ignored";
+    WalCutsAtRot: "a log that rotted in its last segment is cut there (CTRL, FAST'18)";
+    DefragmentLosesRows: "a defragmentation copies what was there before the last commit";
 }
 
 #[cfg(feature = "planted")]
@@ -106,4 +108,14 @@ pub fn on(bug: Bug) -> bool {
 #[cfg(not(feature = "planted"))]
 pub const fn on(_: Bug) -> bool {
     false
+}
+
+/// Runs something as if no bug were planted.
+pub fn without<T>(run: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "planted")]
+    let planted = PLANTED.take();
+    let done = run();
+    #[cfg(feature = "planted")]
+    PLANTED.set(planted);
+    done
 }

@@ -15,12 +15,9 @@ use crate::cluster::Cluster;
 use crate::disk::{Engine, Folder, SimDisk, Store, WalDir};
 use crate::driver::Damage;
 use crate::fault::Fault;
-use crate::options::SECOND;
 
 /// How often damage is drawn anew when it would be the kind that nobody can tell.
 const TRIALS: usize = 4;
-/// How long all members must have been healthy voters.
-const QUIET: u64 = 3 * SECOND;
 
 impl Cluster {
     /// Whether damage to a member leaves a good copy of everything, or it is known that none is left.
@@ -35,7 +32,7 @@ impl Cluster {
             status.members.len() == members.len() && status.members.iter().all(|member| !member.is_learner)
         });
         let known = statuses.values().any(|status| status.members.iter().any(|member| member.id == id));
-        healthy && settled && known && members.len() >= 3 && self.now >= self.mended + QUIET
+        healthy && settled && known && members.len() >= 3 && self.now >= self.mended + self.options.quiet
     }
 
     /// Damages what a member has on its disk. False when there was nothing to damage.
@@ -81,7 +78,7 @@ impl Cluster {
             },
         };
         self.trace.line(now, || format!("{id:16x} DAMAGE {what}"));
-        member.damaged = Some(Damage { at: now, folder, what });
+        member.damaged = Some(Damage { at: now, fault, folder, what });
         true
     }
 
@@ -102,19 +99,50 @@ impl Cluster {
         None
     }
 
-    /// Whether a damaged member would now start as if nothing had been.
-    pub(crate) fn is_sound(&self, id: MemberId) -> bool {
-        let Some(member) = self.members.get(&id) else { return true };
+    /// What has become of a damaged member.
+    pub(crate) fn health(&self, id: MemberId) -> Health {
+        let Some(member) = self.members.get(&id) else { return Health::Sound };
+        let Some(damage) = &member.damaged else { return Health::Sound };
+        let restarted = member.process.as_ref().is_some_and(|process| process.started > damage.at);
+        if damage.fault == Fault::Rollback {
+            // Whether the log still has what an older database lacks, the start finds out.
+            return if restarted { Health::Sound } else { Health::Repairing };
+        }
         let copy = member.disk.duplicate();
         let generation = copy.begin();
-        let log = Wal::open(WalDir::new(copy.clone(), generation), self.wal_options()).is_ok();
-        let in_log = member.damaged.as_ref().is_none_or(|damage| damage.folder == Folder::Wal);
-        log && in_log
+        let open = || Wal::open(WalDir::new(copy.clone(), generation), self.wal_options());
+        let Ok((_, found)) = cairn_core::planted::without(open) else { return Health::Broken };
+        let readable = damage.folder == Folder::Wal
             && copy.is_readable()
-            && Store::open(self.options.engine, &copy, generation, &member.memory).is_ok()
+            && Store::open(self.options.engine, &copy, generation, &member.memory).is_ok();
+        match &member.process {
+            _ if !readable => Health::Broken,
+            // What is missing at the front of the log only the engine misses, at the start.
+            None => Health::Repairing,
+            Some(_) if found.damaged.is_empty() => Health::Sound,
+            Some(process) if process.node.is_repairing() && process.nowhere => Health::Broken,
+            Some(process) if process.node.is_repairing() => Health::Repairing,
+            // It has found nothing damaged that its database does not hold.
+            Some(_) if restarted => Health::Sound,
+            Some(_) => Health::Unnoticed,
+        }
     }
 }
 
+/// What has become of a damaged member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It would start, or has started, as if nothing had been.
+    Sound,
+    /// It gets entries of its log back from others, or is yet to start.
+    Repairing,
+    /// It would have to do that, and runs on because it has not read its log since.
+    Unnoticed,
+    /// It would refuse to start, or nobody has what it misses.
+    Broken,
+}
+
+/// Whether a start tells the damage; a bug that is planted there has no say in what may be done.
 fn tells(
     copy: &SimDisk,
     options: cairn_core::wal::WalOptions,
@@ -122,7 +150,8 @@ fn tells(
     id: MemberId,
 ) -> bool {
     let generation = copy.begin();
-    match Wal::open(WalDir::new(copy.clone(), generation), options) {
+    let open = || Wal::open(WalDir::new(copy.clone(), generation), options);
+    match cairn_core::planted::without(open) {
         Ok((_, found)) => durable.recovered(id, &found).is_ok(),
         Err(_) => true,
     }

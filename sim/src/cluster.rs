@@ -16,7 +16,7 @@ use cairn_core::wal::HardState;
 
 use crate::checker::linearizability::Linearizability;
 use crate::client::{Client, Watcher};
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, Doing};
 use crate::driver::Member;
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::log_matching::LogMatching;
@@ -90,6 +90,10 @@ pub struct Cluster {
     /// How many faults the seed has drawn, and how many were aimed.
     pub(crate) faults_drawn: u64,
     pub(crate) faults_aimed: u64,
+    /// How often a rare state was to be brought about.
+    pub(crate) provoked: u64,
+    /// The rare state that a fault waits for, and since when.
+    pub(crate) target: Option<(Doing, u64)>,
     pub(crate) boots: u64,
     /// Disks that are slow by a factor or stuck until a time.
     pub(crate) slow_disks: BTreeMap<MemberId, (u64, u64)>,
@@ -167,6 +171,8 @@ impl Cluster {
             next_fault: 0,
             faults_drawn: 0,
             faults_aimed: 0,
+            provoked: 0,
+            target: None,
             boots: 0,
             slow_disks: BTreeMap::new(),
             slow_cpus: BTreeSet::new(),
@@ -200,6 +206,9 @@ impl Cluster {
         let first = cluster.options.fault_interval;
         cluster.schedule(first.min(3600 * SECOND), Event::Fault);
         cluster.schedule(500 * MS, Event::Reconcile);
+        if cluster.options.rare_states {
+            cluster.schedule(SECOND, Event::Provoke);
+        }
         if cluster.options.membership {
             cluster.schedule(3 * SECOND, Event::Operate);
         }
@@ -267,6 +276,7 @@ impl Cluster {
             Event::Wake { member, boot } => self.turn(member, boot, true),
             Event::Feed { member, boot, input } => self.feed(member, boot, input),
             Event::Deliver { from, to, epoch, message } => self.deliver(from, to, epoch, message),
+            Event::Drip { from, to } => self.drip(from, to),
             Event::LogDone { member, boot } => self.log_done(member, boot),
             Event::StorageDone { member, boot } => self.storage_done(member, boot),
             Event::Snapshot { from, boot, to, header, view } => {
@@ -280,6 +290,7 @@ impl Cluster {
             Event::Fault => self.fault(),
             Event::Heal { fault } => self.heal(fault),
             Event::Aimed { member } => self.aimed(member),
+            Event::Provoke => self.provoke(),
             Event::Cut { member, fault } => self.isolate(member, fault),
             Event::Strobe { member, left } => self.strobe(member, left),
             Event::Storm { member, left } => self.storm(member, left),

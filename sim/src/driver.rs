@@ -17,6 +17,7 @@ use crate::checker::durability::Durable;
 use crate::cluster::Cluster;
 use crate::coverage::{Doing, Point};
 use crate::disk::{Folder, Incoming, LogJob, SimDisk, StorageJob, Store, WalDir, perform_log};
+use crate::fault::Fault;
 use crate::history::Op;
 use crate::invariants::LogMirror;
 use crate::options::SECOND;
@@ -91,6 +92,8 @@ pub struct Process {
     /// Snapshots on their way to others, and reads on other threads.
     pub sending: u64,
     pub reading: u64,
+    /// It has said that nobody has an entry that its log misses.
+    pub nowhere: bool,
     /// When it last began something that takes no time.
     pub recently: BTreeMap<Doing, u64>,
 }
@@ -121,6 +124,7 @@ impl Process {
 #[allow(missing_docs)]
 pub struct Damage {
     pub at: u64,
+    pub fault: Fault,
     pub folder: Folder,
     pub what: String,
 }
@@ -338,6 +342,12 @@ impl Cluster {
             NodeEvent::BecameCandidate { .. } => self.note_doing(id, Doing::Campaigning),
             NodeEvent::AlarmRaised { .. } => self.note_doing(id, Doing::NoSpace),
             NodeEvent::CompactionFinished { .. } => self.stats.compactions += 1,
+            NodeEvent::LogEntryNowhere(_) => {
+                let process = self.members.get_mut(&id).and_then(|member| member.process.as_mut());
+                if let Some(process) = process {
+                    process.nowhere = true;
+                }
+            }
             _ => {}
         }
     }

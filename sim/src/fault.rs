@@ -88,6 +88,20 @@ impl Fault {
         self >= Self::ReadFails
     }
 
+    /// How often it is aimed at a rare state, relative to others: the more often, the less it comes to
+    /// strike there by itself. Where there is damage at all, all others have other runs to strike in.
+    fn aimed(self, damage: bool) -> u64 {
+        match self {
+            // It needs an older image, and seldom has one.
+            Self::Rollback => 60,
+            _ if self.damages() => 12,
+            _ if damage => 0,
+            Self::ClockStep | Self::ClockStrobe => 12,
+            Self::CrashAll | Self::RestartStorm | Self::Swizzle => 4,
+            _ => 1,
+        }
+    }
+
     /// Whether it needs a second member.
     fn needs_peers(self) -> bool {
         (Self::MoveLeader..=Self::HalfOpen).contains(&self)
@@ -96,12 +110,16 @@ impl Fault {
 
 /// How likely each fault is, relative to the others; 0 for never.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weights([u64; Fault::ALL.len()]);
+pub struct Weights {
+    usual: [u64; Fault::ALL.len()],
+    aimed: [u64; Fault::ALL.len()],
+}
 
 impl Weights {
     /// No fault at all.
     pub fn none() -> Self {
-        Self([0; Fault::ALL.len()])
+        let none = [0; Fault::ALL.len()];
+        Self { usual: none, aimed: none }
     }
 
     /// A seed's choice: some kinds often, some seldom, some not at all, so that rare combinations come
@@ -117,15 +135,35 @@ impl Weights {
             let clock = matches!(fault, Fault::ClockStep | Fault::ClockStrobe);
             let allowed =
                 (!fault.needs_peers() || members > 1) && (!fault.damages() || damage) && (!clock || clocks);
-            weights.0[fault as usize] = if allowed { drawn } else { 0 };
+            if allowed {
+                weights.usual[fault as usize] = drawn;
+                weights.aimed[fault as usize] = fault.aimed(damage);
+            }
         }
-        weights.0[Fault::Crash as usize] += 1;
+        weights.usual[Fault::Crash as usize] += 1;
         weights
     }
 
     /// A fault, as likely as its weight; `None` when all are 0.
     pub fn choose(&self, rng: &mut Rng) -> Option<Fault> {
-        let total: u64 = self.0.iter().sum();
-        (total > 0).then(|| Fault::ALL[crate::workload::choose(rng, &self.0)])
+        draw(rng, &self.usual)
     }
+
+    /// A fault for a state that is rare, of a kind that seldom comes by itself.
+    pub fn choose_aimed(&self, rng: &mut Rng) -> Option<Fault> {
+        draw(rng, &self.aimed)
+    }
+
+    /// Damage comes aimed only.
+    pub fn aim_damage(&mut self) {
+        Fault::ALL
+            .into_iter()
+            .filter(|fault| fault.damages())
+            .for_each(|fault| self.usual[fault as usize] = 0);
+    }
+}
+
+fn draw(rng: &mut Rng, weights: &[u64]) -> Option<Fault> {
+    let total: u64 = weights.iter().sum();
+    (total > 0).then(|| Fault::ALL[crate::workload::choose(rng, weights)])
 }

@@ -4,6 +4,7 @@
 //! [`run`] is the entry: chaos first, with every safety check after every step, then the faults end
 //! and the cluster has to recover.
 
+mod aim;
 mod atlas;
 pub mod checker;
 pub mod client;

@@ -13,7 +13,8 @@ const USAGE: &str = "usage:
   cargo sim swarm [--seeds N] [--start S] [--jobs J] [--seconds S]
                                                    many seeds: one line a failure, what they reached
   cargo sim check [SEED...] [--seeds N] [--start S] [--jobs J] [--seconds S]
-                                                   each seed in two processes: the hashes must agree
+                                                   each seed in two processes: the hashes must agree;
+                                                   with --hashes: one line a seed, to compare two builds
   cargo sim shrink SEED [--seconds S]              leaves out faults and operations while it still fails
   cargo planted [BUG...] [--seeds N] [--start S] [--jobs J] [--seconds S]
                                                    each planted bug until it is found; one run:
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         (Some("swarm" | "coverage"), _) => swarm(1000).run(),
+        (Some("check"), _) if args.iter().any(|arg| arg == "--hashes") => swarm(100).hashes(),
         (Some("check"), _) => {
             let seeds: Vec<u64> = (1..args.len()).map_while(seed).collect();
             swarm(if seeds.is_empty() { 100 } else { 0 }).check(&seeds)

@@ -1,5 +1,5 @@
-//! Faults of processes, links, disks and clocks: which and how often is the seed's choice. A fault may
-//! also be aimed: a state that is rare is struck in the moment in which it begins.
+//! Faults of processes, links, disks and clocks: which and how often is the seed's choice. Some are aimed
+//! (`aim.rs`).
 
 use cairn_checkers::page::Kind as Mark;
 use cairn_core::api::Request;
@@ -14,22 +14,13 @@ use crate::network::Trouble;
 use crate::options::{MS, SECOND};
 use crate::queue::Event;
 
-/// How long after its beginning a state that takes no time counts as one that a fault can strike.
-const RECENTLY: u64 = 300 * MS;
-/// How often a fault strikes a rare state at once: once in so many.
-const AIMED: u64 = 3;
-/// Where the names of faults that are aimed begin.
-const AIMED_NAMES: u64 = 1_000_000;
-/// How often the next fault would be aimed at most.
-const AIMED_PAUSE: u64 = 100 * MS;
-
 impl Cluster {
     pub(crate) fn any(&mut self) -> Option<MemberId> {
         let running = self.running();
         (!running.is_empty()).then(|| running[self.nemesis.below(running.len() as u64) as usize])
     }
 
-    fn leader(&self) -> Option<MemberId> {
+    pub(crate) fn leader(&self) -> Option<MemberId> {
         self.members
             .values()
             .filter(|member| !member.removed)
@@ -51,80 +42,25 @@ impl Cluster {
             // Faults of the leader are the more interesting ones.
             let leader = cluster.leader();
             let one = leader.filter(|_| cluster.nemesis.chance(1, 3)).unwrap_or(one);
-            cluster.strike(name, one);
+            let Some(kind) = cluster.options.faults.choose(&mut cluster.nemesis) else { return };
+            cluster.strike(name, kind, one);
         });
     }
 
-    /// A fault that is aimed at a member begins.
-    pub(crate) fn aimed(&mut self, one: MemberId) {
-        self.faults_aimed += 1;
-        let name = AIMED_NAMES + self.faults_aimed;
-        self.as_fault(name, |cluster| cluster.strike(name, one));
-    }
-
     /// Everything that a fault draws comes from its name, so that others are the same without it.
-    fn as_fault(&mut self, name: u64, begin: impl FnOnce(&mut Self)) {
+    pub(crate) fn as_fault(&mut self, name: u64, begin: impl FnOnce(&mut Self)) {
         let own = Rng::derive(self.options.seed, &[0xfa17, name]);
         let others = std::mem::replace(&mut self.nemesis, own);
         begin(self);
         self.nemesis = others;
     }
 
-    /// A member begins something that faults seldom meet.
-    pub(crate) fn note_doing(&mut self, id: MemberId, doing: Doing) {
-        let now = self.now;
-        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else {
-            return;
-        };
-        process.recently.insert(doing, now);
-        let rested = now >= self.aimed + AIMED_PAUSE && self.options.fault_interval < 60 * SECOND;
-        let mut rng = Rng::derive(self.options.seed, &[0xa13d, self.faults_aimed, id, doing as u64]);
-        if self.chaotic && rested && rng.chance(1, AIMED) {
-            self.aimed = now;
-            let delay = if rng.chance(1, 2) { 1 } else { rng.below(RECENTLY) };
-            self.schedule(delay, Event::Aimed { member: id });
-        }
-    }
-
-    /// What a member is in the middle of.
-    fn doing(&self, id: MemberId) -> Vec<Doing> {
-        let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else {
-            return Vec::new();
-        };
-        let status = process.node.status();
-        let mut doing = vec![match status.role {
-            Role::Leader => Doing::Leading,
-            Role::Follower => Doing::Following,
-            Role::Candidate | Role::PreCandidate => Doing::Campaigning,
-            Role::Learner => Doing::Learning,
-        }];
-        let mut add = |is: bool, what: Doing| doing.extend(is.then_some(what));
-        add(self.now < process.started + RECENTLY, Doing::Starting);
-        add(!process.log_jobs.is_empty(), Doing::Appending);
-        add(process.flushing(), Doing::Flushing);
-        add(process.compacting(), Doing::Compacting);
-        add(process.defragmenting(), Doing::Defragmenting);
-        add(process.sending > 0, Doing::SendingSnapshot);
-        add(process.incoming.is_some(), Doing::ReceivingSnapshot);
-        add(process.installing, Doing::InstallingSnapshot);
-        add(!status.alarms.is_empty(), Doing::NoSpace);
-        add(status.slow_watchers > 0, Doing::CatchingUpWatcher);
-        add(process.reading > 0, Doing::Reading);
-        for (what, at) in &process.recently {
-            add(self.now < at + RECENTLY, *what);
-        }
-        doing.sort_unstable();
-        doing.dedup();
-        doing
-    }
-
-    /// A fault begins, of a kind that the seed likes; `one` is its target where it has one.
-    fn strike(&mut self, name: u64, one: MemberId) {
+    /// A fault begins; `one` is its target where it has one.
+    pub(crate) fn strike(&mut self, name: u64, kind: Fault, one: MemberId) {
         // A fault that was aimed in the last moment comes too late.
         if !self.chaotic || !self.options.kept.fault(name) {
             return;
         }
-        let Some(kind) = self.options.faults.choose(&mut self.nemesis) else { return };
         if kind.damages() && !self.may_damage(one) {
             return;
         }

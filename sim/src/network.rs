@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** a message arrives whole and unchanged or not at all, as over TCP with its checksums.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use cairn_core::node::Input;
@@ -15,8 +15,10 @@ use crate::coverage::Point;
 use crate::options::{MS, SECOND};
 use crate::queue::Event;
 
-/// Messages that a clogged link holds; more are lost.
+/// Messages that a clogged or throttled link holds; more are lost.
 const HELD_MAX: usize = 500;
+/// Of what waits for a throttled link, the messages that the kernel sends although the sender has ended.
+const KERNEL_MAX: usize = 4;
 
 type Link = (MemberId, MemberId);
 
@@ -41,8 +43,8 @@ pub struct Network {
     held: BTreeMap<u64, Vec<(Link, Bytes)>>,
     /// Connections that were reset: messages of an earlier epoch are lost.
     epochs: BTreeMap<Link, u64>,
-    /// When the last message of a link will have been carried, and the latest arrival so far.
-    busy: BTreeMap<Link, u64>,
+    /// What waits at the sender of a throttled link, in order; and the latest arrival on each link so far.
+    backlog: BTreeMap<Link, VecDeque<Bytes>>,
     latest: BTreeMap<Link, u64>,
     pub(crate) rng: Rng,
 }
@@ -54,7 +56,7 @@ impl Network {
             troubles: BTreeSet::new(),
             held: BTreeMap::new(),
             epochs: BTreeMap::new(),
-            busy: BTreeMap::new(),
+            backlog: BTreeMap::new(),
             latest: BTreeMap::new(),
             rng: Rng::derive(seed, &[0x0e7]),
         }
@@ -64,6 +66,14 @@ impl Network {
         let link = (from, to);
         let range = (link, 0, Trouble::Cut)..=(link, u64::MAX, Trouble::Throttle(u64::MAX));
         self.troubles.range(range).map(|(_, fault, trouble)| (*fault, *trouble))
+    }
+
+    /// How many bytes a second a link carries; `None` for as many as it likes.
+    fn bandwidth(&self, from: MemberId, to: MemberId) -> Option<u64> {
+        self.on(from, to).find_map(|(_, trouble)| match trouble {
+            Trouble::Throttle(bandwidth) => Some(bandwidth),
+            _ => None,
+        })
     }
 
     /// Whether a message would get through in time.
@@ -114,11 +124,43 @@ impl Cluster {
             }
             return;
         }
-        let bandwidth = troubles.iter().find_map(|(_, trouble)| match trouble {
-            Trouble::Throttle(bandwidth) => Some(*bandwidth),
-            _ => None,
-        });
-        self.carry(from, to, message, bandwidth);
+        if self.network.bandwidth(from, to).is_none() {
+            return self.carry(from, to, &message);
+        }
+        let backlog = self.network.backlog.entry((from, to)).or_default();
+        if backlog.len() < HELD_MAX {
+            backlog.push_back(message);
+            self.coverage.hit(Point::MessageThrottled);
+        }
+        if self.network.backlog[&(from, to)].len() == 1 {
+            self.pace(from, to);
+        }
+    }
+
+    /// Carries the first message of a backlog when the link has had the time for it.
+    fn pace(&mut self, from: MemberId, to: MemberId) {
+        let first = self.network.backlog.get(&(from, to)).and_then(VecDeque::front);
+        let (Some(first), Some(bandwidth)) = (first, self.network.bandwidth(from, to)) else { return };
+        let takes = first.len() as u64 * SECOND / bandwidth.max(1);
+        self.schedule(takes, Event::Drip { from, to });
+    }
+
+    /// A throttled link has had the time for a message.
+    pub(crate) fn drip(&mut self, from: MemberId, to: MemberId) {
+        let first = self.network.backlog.get_mut(&(from, to)).and_then(VecDeque::pop_front);
+        if let Some(message) = first {
+            self.carry(from, to, &message);
+            self.pace(from, to);
+        }
+    }
+
+    /// What a process that ended had not handed to its kernel is never sent.
+    pub(crate) fn forget_backlog(&mut self, from: MemberId) {
+        for ((sender, _), backlog) in &mut self.network.backlog {
+            if *sender == from {
+                backlog.truncate(KERNEL_MAX);
+            }
+        }
     }
 
     /// What the sender's transport notices of a message that is lost, or of one that is not.
@@ -141,7 +183,7 @@ impl Cluster {
         }
     }
 
-    fn carry(&mut self, from: MemberId, to: MemberId, message: Bytes, bandwidth: Option<u64>) {
+    fn carry(&mut self, from: MemberId, to: MemberId, message: &Bytes) {
         let copies = 1 + u64::from(self.chaotic && self.network.rng.chance(self.options.duplicate, 1000));
         let usual = self.options.network.max;
         // Each link has a latency of its own, besides that of each message.
@@ -156,12 +198,6 @@ impl Cluster {
                 if self.network.rng.chance(1, 3) {
                     at += self.network.rng.below(5 * SECOND);
                 }
-            }
-            if let Some(bandwidth) = bandwidth {
-                let busy = self.network.busy.entry((from, to)).or_default();
-                *busy = (*busy).max(self.now) + message.len() as u64 * SECOND / bandwidth.max(1);
-                at = at.max(*busy);
-                self.coverage.hit(Point::MessageThrottled);
             }
             let latest = self.network.latest.entry((from, to)).or_default();
             if at < *latest {
@@ -185,12 +221,18 @@ impl Cluster {
         }
     }
 
-    /// A fault of the network ends; what a clogged link held arrives in a burst.
+    /// A fault of the network ends; what a clogged or throttled link held arrives in a burst.
     pub(crate) fn heal(&mut self, fault: u64) {
         for ((from, to), message) in self.network.heal(fault) {
             let epoch = self.network.epoch(from, to);
             let delay = self.network.rng.below(MS);
             self.schedule(delay, Event::Deliver { from, to, epoch, message });
+        }
+        let network = &self.network;
+        let free = |link: &&Link| network.bandwidth(link.0, link.1).is_none();
+        for link in network.backlog.keys().filter(free).copied().collect::<Vec<_>>() {
+            let messages = self.network.backlog.remove(&link).unwrap_or_default();
+            messages.iter().for_each(|message| self.carry(link.0, link.1, message));
         }
     }
 
@@ -200,13 +242,13 @@ impl Cluster {
         for fault in faults.into_iter().chain(self.network.held.keys().copied().collect::<Vec<_>>()) {
             self.heal(fault);
         }
-        self.network.busy.clear();
     }
 
     /// The connections of two members break: what was on its way is lost, and both notice.
     pub(crate) fn reset(&mut self, one: MemberId, other: MemberId) {
         for (from, to) in [(one, other), (other, one)] {
             *self.network.epochs.entry((from, to)).or_default() += 1;
+            self.network.backlog.remove(&(from, to));
             let Some(process) = self.members.get_mut(&from).and_then(|member| member.process.as_mut()) else {
                 continue;
             };
@@ -215,5 +257,35 @@ impl Cluster {
                 self.feed_later(from, boot, Input::PeerUnreachable { peer: to });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use crate::runtime::Runtime;
+
+    /// Sim seeds 630 and 948: heartbeats of a leader that had ended long ago came in one by one over a link
+    /// that had been throttled, and nobody campaigned.
+    #[test]
+    fn a_throttled_link_forgets_who_has_ended_and_lets_go_when_it_heals() {
+        Runtime::run(1, |runtime| {
+            let mut cluster = Cluster::new(Options::steady(1, 1, 1), runtime);
+            let ids: Vec<MemberId> = cluster.members.keys().copied().collect();
+            let (from, to) = (ids[0], ids[1]);
+            cluster.network.trouble(from, to, 1, Trouble::Throttle(1000));
+            for _ in 0..10 {
+                cluster.send(from, to, vec![0; 1000].into());
+            }
+            let waiting =
+                |cluster: &Cluster| cluster.network.backlog.get(&(from, to)).map_or(0, VecDeque::len);
+            assert_eq!(waiting(&cluster), 10);
+            cluster.crash(from);
+            assert_eq!(waiting(&cluster), KERNEL_MAX);
+            cluster.heal(1);
+            assert_eq!(waiting(&cluster), 0);
+            assert!(cluster.network.latest[&(from, to)] < SECOND, "it arrives as over any other link");
+        });
     }
 }

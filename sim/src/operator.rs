@@ -7,14 +7,12 @@ use cairn_core::node::{Input, Status};
 use cairn_core::types::MemberId;
 use cairn_core::wal::{HardState, LogStart};
 
+use crate::atlas::Health;
 use crate::cluster::Cluster;
 use crate::coverage::{Doing, Point};
 use crate::options::{MS, SECOND};
 use crate::queue::Event;
 use crate::workload::member::{Step, step};
-
-/// How long damage may lie unnoticed before the operator checks the member.
-const PATIENCE: u64 = 5 * SECOND;
 
 impl Cluster {
     fn newest(&self) -> Option<Status> {
@@ -42,6 +40,9 @@ impl Cluster {
                 let name = format!("joined{}", self.members.len());
                 let (start, hard_state) = (LogStart::default(), HardState::default());
                 self.create(member.id, name, &Batch::default(), start, hard_state);
+                if member.is_learner {
+                    self.note_doing(member.id, Doing::Learning);
+                }
             }
         }
         self.mend(&newest);
@@ -73,10 +74,10 @@ impl Cluster {
         }
     }
 
-    /// Looks after damaged members: one that starts soundly is healthy, any other is removed and a new
-    /// one added in its place, as the errors advise. Disarms alarms.
+    /// Looks after damaged members: one that starts soundly is healthy, one that repairs its log is given
+    /// time, any other is removed and a new one added in its place, as the errors advise. Disarms alarms.
     fn mend(&mut self, newest: &Status) {
-        let patience = if self.chaotic { PATIENCE } else { 0 };
+        let patience = if self.chaotic { self.options.patience } else { 0 };
         let now = self.now;
         let damaged: Vec<MemberId> = self
             .members
@@ -86,13 +87,16 @@ impl Cluster {
             .map(|member| member.id)
             .collect();
         for id in damaged {
-            let sound = self.is_sound(id);
+            let health = self.health(id);
             let Some(member) = self.members.get_mut(&id) else { continue };
-            if sound {
-                member.damaged = None;
-            } else if let Some(damage) = &member.damaged {
-                member.broken = Some(damage.what.clone());
-                self.crash(id);
+            match health {
+                Health::Sound => member.damaged = None,
+                Health::Repairing => {}
+                Health::Unnoticed => self.crash(id),
+                Health::Broken => {
+                    member.broken = member.damaged.as_ref().map(|damage| damage.what.clone());
+                    self.crash(id);
+                }
             }
         }
         if self.options.members == 1 {

@@ -91,8 +91,14 @@ pub struct Options {
     pub engine: Engine,
     /// The loss of power may garble a sector that is being written.
     pub garble: bool,
-    /// Old images of disks are kept, to be put back.
-    pub rollback: bool,
+    /// Disks are damaged; old images of them are kept, to be put back.
+    pub damage: bool,
+    /// Rare states are brought about, and faults wait for them.
+    pub rare_states: bool,
+    /// How long damage may lie unnoticed before the operator checks the member, and how long all
+    /// members are whole before the next damage.
+    pub patience: u64,
+    pub quiet: u64,
     /// Some links are longer than others.
     pub far_links: bool,
     pub membership: bool,
@@ -151,7 +157,7 @@ impl Options {
             admin: sometimes(rng, 2),
         };
         let disk = pick(rng, &[1, 1, 3, 30]) * MS;
-        Self {
+        let drawn = Self {
             seed,
             verbose: false,
             planted: None,
@@ -189,7 +195,10 @@ impl Options {
             drift: if rng.chance(1, 2) { 100_000 } else { 0 },
             engine,
             garble: rng.chance(1, 2),
-            rollback: damage,
+            damage,
+            rare_states: false,
+            patience: 5 * SECOND,
+            quiet: 3 * SECOND,
             far_links: rng.chance(1, 4),
             membership: members > 1 && !damage && rng.chance(2, 3),
             segment_bytes: pick(rng, &[8 << 10, 64 << 10, 16 << 20]),
@@ -206,7 +215,21 @@ impl Options {
             quota_bytes: if rng.chance(1, 8) { Some(pick(rng, &[40_000, 2 << 20])) } else { Some(2 << 30) },
             progress: Duration::from_millis(pick(rng, &[100, 1000, 600_000])),
             learners_max: pick(rng, &[1, 1, 2]),
-        }
+        };
+        let rare = Rng::derive(seed, &[0x4a4e]).chance(2, 3);
+        if rare && !calm && members > 1 { drawn.about_rare_states() } else { drawn }
+    }
+
+    /// The same run, about rare states: the log is let go of early, and damage waits for a state and is
+    /// repaired soon, so that there is more of it.
+    fn about_rare_states(mut self) -> Self {
+        self.rare_states = true;
+        self.catchup_entries = self.catchup_entries.min(10);
+        self.snapshot_count = self.snapshot_count.min(20);
+        self.faults.aim_damage();
+        self.patience = SECOND;
+        self.quiet = SECOND / 2;
+        self
     }
 
     /// Three members and nothing that goes wrong, at so many operations a second.
@@ -233,7 +256,8 @@ impl Options {
             faults: Weights::none(),
             engine: Engine::Redb { cache_bytes: 1 << 20 },
             far_links: false,
-            rollback: false,
+            damage: false,
+            rare_states: false,
             mix: Mix {
                 put: 40,
                 txn: 10,

@@ -33,10 +33,12 @@ fn the_second_hundred_seeds_hold() {
     holds(100..200, SECONDS);
 }
 
-/// Each of these has found something: what, is told where it was put right.
+/// Longer runs meet what needs time: repair, replacement of members, leases that end. What a seed has
+/// found once is pinned by a scenario beside the code that was wrong, because a seed means something else
+/// after each change of what seeds draw.
 #[test]
-fn seeds_that_failed_once_hold() {
-    holds([7, 76, 301, 368, 516, 1017, 1040, 1050, 1105, 1167, 1178, 1310].into_iter(), 20);
+fn longer_runs_hold() {
+    holds(200..212, 20);
 }
 
 #[test]

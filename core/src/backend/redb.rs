@@ -11,7 +11,7 @@
 use std::fmt::Display;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
@@ -23,6 +23,7 @@ use super::checked::{Checked, Fault};
 use super::overlay::no_keys_between;
 use super::{Backend, Batch, Row, Size, Table, View};
 use crate::error::Fatal;
+use crate::planted::{self, Bug};
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -95,6 +96,8 @@ impl Opened {
 pub struct RedbBackend {
     opened: RwLock<Arc<Opened>>,
     options: RedbOptions,
+    /// What was there before the last commit, where a bug is planted that wants it.
+    before: Mutex<Option<Arc<dyn View>>>,
 }
 
 impl RedbBackend {
@@ -112,7 +115,7 @@ impl RedbBackend {
             .create_with_backend(storage)
             .map_err(|e| fatal(doing, &e))?;
         let opened = Arc::new(Opened { database, len, fault, stored: AtomicU64::new(0) });
-        let backend = Self { opened: RwLock::new(opened.clone()), options };
+        let backend = Self { opened: RwLock::new(opened.clone()), options, before: Mutex::default() };
         if backend.is_new(&opened)? {
             backend.create_tables(&opened)?;
         }
@@ -174,7 +177,8 @@ impl RedbBackend {
     /// # Errors
     /// Either storage failed. This backend is as good as before.
     pub fn copy_to(&self, storage: impl StorageBackend) -> Result<RedbBackend, Fatal> {
-        let source = self.view()?;
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let source = before.map_or_else(|| self.view(), Ok)?;
         let copy = RedbBackend::open(storage, self.options)?;
         let mut batch = Batch::default();
         let mut bytes = 0;
@@ -244,6 +248,9 @@ impl Backend for RedbBackend {
     fn commit(&self, batch: &Batch) -> Result<(), Fatal> {
         if batch.changes.is_empty() {
             return Ok(());
+        }
+        if planted::on(Bug::DefragmentLosesRows) {
+            *self.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.view()?);
         }
         let opened = self.opened();
         let mut stored = opened.stored.load(Ordering::Relaxed);

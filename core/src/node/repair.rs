@@ -108,6 +108,11 @@ impl Node {
         self.repair.as_ref().filter(|repair| !repair.missing.is_empty()).map(|repair| repair.due)
     }
 
+    /// Whether entries of its log are missing, so that it takes no part in Raft yet.
+    pub fn is_repairing(&self) -> bool {
+        self.repair.is_some()
+    }
+
     pub(super) fn tell_damage(&mut self) {
         let Some(repair) = &self.repair else { return };
         let events: Vec<_> = repair.missing.values().cloned().map(NodeEvent::LogEntryDamaged).collect();

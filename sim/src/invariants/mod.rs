@@ -37,6 +37,12 @@ impl LogMirror {
         }
     }
 
+    /// Keeps the entries from `first` to `last`: what a start has made of the log that it found.
+    pub fn keep(&mut self, first: u64, last: u64) {
+        let kept = (first..=last).filter_map(|index| self.get(index).cloned()).collect();
+        *self = Self { start: first - 1, entries: kept };
+    }
+
     /// Takes the entries of a repair, which stood in the log without their bytes.
     pub fn repair<'a>(&mut self, entries: impl IntoIterator<Item = &'a LogEntry>) {
         for entry in entries {
@@ -60,5 +66,33 @@ impl LogMirror {
     /// The index of the last entry.
     pub fn last(&self) -> u64 {
         self.start + self.entries.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mirror() -> LogMirror {
+        let entry = |index| LogEntry { term: 1, index, ..LogEntry::default() };
+        LogMirror::new(3, (4..=10).map(entry).collect())
+    }
+
+    /// Sim seed 30141: the log's damage ended at what was applied, and the copy forgot all that follows.
+    #[test]
+    fn what_follows_damage_that_is_applied_stays() {
+        let mut log = mirror();
+        log.keep(7, 10);
+        assert_eq!((log.start(), log.last()), (6, 10));
+        assert!(log.get(6).is_none());
+        assert!((7..=10).all(|index| log.get(index).is_some_and(|entry| entry.index == index)));
+    }
+
+    #[test]
+    fn nothing_stays_of_a_log_that_a_snapshot_replaced() {
+        let mut log = mirror();
+        log.keep(9, 8);
+        assert_eq!((log.start(), log.last()), (8, 8));
+        assert!(log.get(9).is_none());
     }
 }

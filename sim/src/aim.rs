@@ -26,12 +26,13 @@ const PROVOKED_NAMES: u64 = 2_000_000;
 /// How often the next fault would be aimed at most.
 const AIMED_PAUSE: u64 = 100 * MS;
 /// How often a rare state is brought about, at the least, and how long it is waited for until another is.
-const PROVOKED: u64 = 500 * MS;
+const PROVOKED: u64 = 300 * MS;
 const WAITED: u64 = 3 * SECOND;
 
-/// The states that a run about rare states brings about.
-const RARE: [Doing; 8] = [
+/// The states that a run about rare states brings about, more often those that are seldom met.
+const RARE: [Doing; 9] = [
     Doing::Defragmenting,
+    Doing::SendingSnapshot,
     Doing::SendingSnapshot,
     Doing::ReceivingSnapshot,
     Doing::InstallingSnapshot,
@@ -95,7 +96,7 @@ impl Cluster {
         self.provoked += 1;
         let name = PROVOKED_NAMES + self.provoked;
         self.as_fault(name, |cluster| {
-            let next = PROVOKED + cluster.nemesis.below(SECOND);
+            let next = PROVOKED + cluster.nemesis.below(700 * MS);
             cluster.schedule(next, Event::Provoke);
             let Some(one) = cluster.any() else { return };
             let now = cluster.now;

@@ -492,9 +492,10 @@ impl Cluster {
     fn storage_failed(&mut self, id: MemberId, boot: u64, what: String) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let dead = member.disk.is_dead();
+        let engine = self.options.engine;
         match &mut member.process {
             Some(process) if what.contains("no space left") && !dead => {
-                process.reopen = true;
+                process.reopen = process.store.reopen(engine).is_err();
                 self.wait_for_space(id, boot);
             }
             _ => self.stopped(id, &what),

@@ -136,7 +136,7 @@ impl Options {
         let calm = rng.chance(1, 12);
         // Damage and changes of the membership exclude each other: together they could take the last
         // good copy of something.
-        let damage = !calm && rng.chance(1, 2);
+        let damage = !calm && rng.chance(3, 5);
         let clocks = rng.chance(1, 4);
         let faults = Weights::draw(rng, members, damage && members != 2, clocks);
         let engine = match rng.below(4) {

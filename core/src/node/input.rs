@@ -102,7 +102,8 @@ pub enum Input {
         /// The backend's size after it.
         size: Size,
     },
-    /// The disk is full: nothing is lost, but writes must stop (NOSPACE).
+    /// The disk is full: nothing is lost, but writes must stop (NOSPACE). The backend has been opened anew
+    /// if it was the backend that could not write.
     StorageFull,
     /// A defragmentation ended.
     Defragmented {

@@ -255,7 +255,7 @@ impl Node {
             Input::Appended { seq } => self.handle_appended(seq),
             Input::Flushed { size } => self.handle_flushed(size),
             Input::Compacted { to, size } => self.handle_compacted(to, size),
-            Input::StorageFull => self.raise_no_space(),
+            Input::StorageFull => self.handle_storage_full(),
             Input::Defragmented { result, size } => self.handle_defragmented(result, size),
             Input::SnapshotSent { to, ok } => self.handle_snapshot_sent(to, ok),
             Input::SnapshotReceived { from, header } => self.handle_snapshot_received(from, &header),

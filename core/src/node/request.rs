@@ -254,6 +254,13 @@ impl Node {
         self.config.quota_bytes.is_none_or(|quota| used + cost <= quota)
     }
 
+    pub(super) fn handle_storage_full(&mut self) {
+        // The engine gives up a database after a failed write, for reads as well, and the driver has
+        // opened another. Where it could not, what is cached of the old one can still be read.
+        let _ = self.store.refresh();
+        self.raise_no_space();
+    }
+
     pub(super) fn raise_no_space(&mut self) {
         let member_id = self.config.member_id;
         let alarm = AlarmKind::NoSpace;

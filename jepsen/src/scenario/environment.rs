@@ -165,7 +165,8 @@ impl Environment {
         }
         for number in 0..acked {
             let key = format!("{PREFIX}{number:06}");
-            let read = home.client().read(&key).await.or_fail("read after the disk was enlarged")?;
+            let read = home.client().read(&key).await.or_fail("read after the disk was enlarged");
+            let read = read.map_err(|failure| home.explain(&failure.to_string(), &figures))?;
             let intact =
                 read.kvs.first().is_some_and(|kv| kv.value.starts_with(format!("{number:06}x").as_bytes()));
             if !intact {

@@ -127,19 +127,25 @@ impl Storage {
                 path = %self.dir.backend().display(),
                 "no space left on device: writes are refused until there is space and the alarm is disarmed"
             );
+            self.reopen()?;
             let _ = events.send(Event::Input(Input::StorageFull));
             thread::sleep(FULL_RETRY);
-            // The engine gives up a database after a failed write; the file itself is sound.
-            self.file.retire();
-            let place = self.dir.backend();
-            let (file, state) =
-                BackendFile::open(&place).map_err(|error| Fatal(format!("{}: {error}", place.display())))?;
-            match RedbBackend::open(file, RedbOptions { fsync: self.fsync, ..RedbOptions::default() }) {
-                Ok(database) => self.adopt(database, state),
-                Err(_) if state.is_full() => self.file = state,
-                Err(fatal) => return Err(fatal),
-            }
         }
+    }
+
+    /// Opens the database anew: the engine gives one up after a failed write, while the file is sound.
+    fn reopen(&mut self) -> Result<(), Fatal> {
+        self.file.retire();
+        let place = self.dir.backend();
+        let (file, state) =
+            BackendFile::open(&place).map_err(|error| Fatal(format!("{}: {error}", place.display())))?;
+        match RedbBackend::open(file, RedbOptions { fsync: self.fsync, ..RedbOptions::default() }) {
+            Ok(database) => self.adopt(database, state),
+            // To be tried again: the commit on the old one fails, and says the same.
+            Err(_) if state.is_full() => self.file = state,
+            Err(fatal) => return Err(fatal),
+        }
+        Ok(())
     }
 
     fn adopt(&mut self, database: RedbBackend, file: FileState) {

@@ -96,6 +96,9 @@ impl Opened {
 pub struct RedbBackend {
     opened: RwLock<Arc<Opened>>,
     options: RedbOptions,
+    /// Databases that were replaced. Closing one takes a while, which must not be the time of whoever
+    /// happens to drop its last view.
+    replaced: Mutex<Vec<Arc<Opened>>>,
     /// What was there before the last commit, where a bug is planted that wants it.
     before: Mutex<Option<Arc<dyn View>>>,
 }
@@ -115,7 +118,12 @@ impl RedbBackend {
             .create_with_backend(storage)
             .map_err(|e| fatal(doing, &e))?;
         let opened = Arc::new(Opened { database, len, fault, stored: AtomicU64::new(0) });
-        let backend = Self { opened: RwLock::new(opened.clone()), options, before: Mutex::default() };
+        let backend = Self {
+            opened: RwLock::new(opened.clone()),
+            options,
+            replaced: Mutex::default(),
+            before: Mutex::default(),
+        };
         if backend.is_new(&opened)? {
             backend.create_tables(&opened)?;
         }
@@ -197,9 +205,23 @@ impl RedbBackend {
         Ok(copy)
     }
 
-    /// Goes on with `copy`'s database. Views of the old one stay good; it closes with the last.
+    /// Goes on with `copy`'s database. Views of the old one stay good.
     pub fn replace(&self, copy: RedbBackend) {
-        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = copy.opened();
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *opened, copy.opened());
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+    }
+
+    /// Closes the replaced databases that no view needs any more; true if there are others.
+    pub fn close_replaced(&self) -> bool {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let (unused, used): (Vec<_>, Vec<_>) =
+            replaced.drain(..).partition(|opened| Arc::strong_count(opened) == 1);
+        *replaced = used;
+        let more = !replaced.is_empty();
+        drop(replaced);
+        drop(unused);
+        more
     }
 }
 
@@ -379,6 +401,9 @@ mod tests {
         backend.commit(&Batch { changes: vec![row(Table::Meta, "after", Some("1"))] }).unwrap();
         assert_eq!(all(&*old), expected);
         assert_eq!(all(&*backend.view().unwrap()).len(), expected.len() + 1);
+        assert!(backend.close_replaced(), "a view needs the old one");
+        drop(old);
+        assert!(!backend.close_replaced());
     }
 
     #[test]

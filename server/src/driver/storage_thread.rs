@@ -23,6 +23,8 @@ use crate::metrics::Metrics;
 
 /// How long to wait for space before the next try.
 const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How soon to look again whether a replaced database can be closed.
+const CLOSE_RETRY: Duration = Duration::from_millis(100);
 
 /// Work for the backend.
 #[derive(Debug)]
@@ -62,7 +64,7 @@ pub(crate) fn spawn(
     events: Inbox,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("storage".to_owned()).spawn(move || {
-        while let Some(job) = storage.put_off.take().or_else(|| jobs.recv().ok()) {
+        while let Some(job) = storage.next(&jobs) {
             let event =
                 storage.perform(job, &jobs, &events).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
             if let Some(event) = event
@@ -75,6 +77,22 @@ pub(crate) fn spawn(
 }
 
 impl Storage {
+    /// The next job. Until it comes, databases that were replaced are closed when their last view is gone,
+    /// which is mostly when the node has heard of the new one.
+    fn next(&mut self, jobs: &Receiver<StorageJob>) -> Option<StorageJob> {
+        if let Some(job) = self.put_off.take() {
+            return Some(job);
+        }
+        while self.backend.close_replaced() {
+            match jobs.recv_timeout(CLOSE_RETRY) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        jobs.recv().ok()
+    }
+
     fn perform(
         &mut self,
         job: StorageJob,
@@ -136,6 +154,7 @@ impl Storage {
     /// Opens the database anew: the engine gives one up after a failed write, while the file is sound.
     fn reopen(&mut self) -> Result<(), Fatal> {
         self.file.retire();
+        self.backend.close_replaced();
         let place = self.dir.backend();
         let (file, state) =
             BackendFile::open(&place).map_err(|error| Fatal(format!("{}: {error}", place.display())))?;

@@ -141,7 +141,10 @@ impl Store {
     pub fn commit(&self, batch: &Batch) -> Result<(), Fatal> {
         match self {
             Self::Memory(memory) => memory.commit(batch),
-            Self::Redb { backend, .. } => backend.commit(batch),
+            Self::Redb { backend, .. } => {
+                backend.close_replaced();
+                backend.commit(batch)
+            }
         }
     }
 

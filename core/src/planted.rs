@@ -52,6 +52,7 @@ bugs! {
     AckBeforeCommit: "a leader answers a put when it is proposed";
     TimeoutAsRefusal: "a request without an answer is told to have been refused";
     ProposeAgain: "what the last leader did not answer is proposed again to the next";
+    ProposeHidden: "what was applied unseen, in a snapshot, is proposed again to the next leader";
     DuplicateProposals: "a message with a proposal that comes twice becomes two entries";
     RefuseAccepted: "the copy of an accepted proposal is refused";
     RequestsWaitForever: "requests have no deadline";

@@ -4,6 +4,7 @@
 //! in a temporary directory that goes away with the cluster.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -217,9 +218,25 @@ impl Cluster {
         Ok(figures)
     }
 
-    /// Adds the members' log tails to a failure.
+    /// Adds the members' log tails to a failure, and keeps the whole logs.
     pub fn explain(&self, failure: Failure) -> Failure {
-        self.members.iter().fold(failure, |failure, member| failure.note(member.log_tail(25)))
+        let kept = match self.keep_logs() {
+            Ok(path) => format!("the whole logs: {}", path.display()),
+            Err(error) => format!("the whole logs could not be kept: {error}"),
+        };
+        let failure = self.members.iter().fold(failure, |failure, member| failure.note(member.log_tail(25)));
+        failure.note(kept)
+    }
+
+    fn keep_logs(&self) -> std::io::Result<PathBuf> {
+        let kept = TempDir::with_prefix("cairn-jepsen-logs-")?.keep();
+        for entry in std::fs::read_dir(self.root.path())? {
+            let path = entry?.path();
+            if let (Some(name), true) = (path.file_name(), path.extension().is_some_and(|ext| ext == "log")) {
+                std::fs::copy(&path, kept.join(name))?;
+            }
+        }
+        Ok(kept)
     }
 
     /// Ends a scenario: the history is checked if the faults went as planned, else explained.

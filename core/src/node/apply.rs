@@ -33,6 +33,7 @@ impl Node {
             }
         }
         let (index, term) = (self.applied, self.applied_term);
+        self.routing.applied_term(term);
         self.raw.mut_store().applied(index, term);
         self.raw.advance_apply_to(index);
     }

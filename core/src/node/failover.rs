@@ -4,7 +4,8 @@
 //! follower then gives up the leader's lease, so that it grants others their pre-vote, and asks for
 //! pre-votes itself when its turn comes. The turns follow from the term and the members alone, in
 //! another order each term, and are half a heartbeat apart: that is longer than a message travels, so
-//! no two ask at the same time and split the votes.
+//! no two ask at the same time and split the votes. Where two did all the same, because one could not
+//! reach the other in its own turn, they take turns again in the term that they have split.
 //!
 //! Invariant: a leader that lives is not disturbed by a follower that was told wrongly. A pre-vote
 //! (Raft thesis 9.6) changes no term, and members that have heard from the leader within the election
@@ -31,7 +32,8 @@ pub(super) struct Failover {
 
 impl Node {
     pub(super) fn next_failover(&self) -> Option<Time> {
-        self.failover.map(|failover| failover.at)
+        let due = self.failover.filter(|failover| failover.term == self.raw.raft.term);
+        due.map(|failover| failover.at)
     }
 
     pub(super) fn handle_peer_lost(&mut self, peer: MemberId) {
@@ -60,13 +62,18 @@ impl Node {
     }
 
     pub(super) fn work_failover(&mut self) {
+        self.notice_split_votes();
         let Some(failover) = self.failover else { return };
         let raft = &self.raw.raft;
         // The leader's silence is what the election timeout counts: it starts over when it speaks.
         let silent = raft.leader_id == 0
             || raft.leader_id == failover.leader && raft.election_elapsed >= raft.election_timeout();
-        let waits = matches!(raft.state, StateRole::Follower | StateRole::PreCandidate);
-        if raft.term != failover.term || !silent || !waits || failover.attempts == ATTEMPTS_MAX {
+        if raft.state == StateRole::Candidate && raft.term == failover.term + 1 {
+            // Its votes are on their way.
+            return;
+        }
+        let leads = raft.state == StateRole::Leader;
+        if raft.term != failover.term || !silent || leads || failover.attempts == ATTEMPTS_MAX {
             self.failover = None;
             return;
         }
@@ -79,5 +86,23 @@ impl Node {
         // Refused while a change of the membership waits to be applied: the next attempt is due then.
         let _ = self.raw.campaign();
         self.spread_election_timeout();
+    }
+
+    /// Asks again in this member's turn, when all who are left have voted and nobody can win.
+    fn notice_split_votes(&mut self) {
+        let Some(failover) = self.failover else { return };
+        let raft = &self.raw.raft;
+        let (granted, refused, _) = raft.prs().tally_votes();
+        let split = match raft.state {
+            StateRole::Candidate => granted + refused + 1 >= self.voters().len(),
+            // So many refused that the crate gave up.
+            StateRole::Follower => raft.leader_id == 0 && raft.vote == self.config.member_id,
+            StateRole::PreCandidate | StateRole::Leader => false,
+        };
+        if split && raft.term == failover.term + 1 {
+            let turns = self.turn(failover.leader, raft.term) + 1;
+            let at = self.now + self.config.heartbeat / 2 * turns;
+            self.failover = Some(Failover { term: raft.term, at, ..failover });
+        }
     }
 }

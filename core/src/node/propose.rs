@@ -2,7 +2,10 @@
 //! leader under its term.
 //!
 //! A refusal is definite and the command is routed again. Silence is not: after a loss of leadership
-//! nobody knows, so the command is left to its deadline and never proposed twice.
+//! nobody knows. It ends when this member applies an entry of a later term: terms never go down along
+//! the log (Raft 5.4), so what was proposed under an earlier term and is not applied by then never will
+//! be, and it is proposed again. A snapshot hides what was applied: what it may have hidden is left to
+//! its deadline. No command is ever in the log twice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,6 +13,7 @@ use bytes::Bytes;
 use raft::StateRole;
 
 use super::peer_message::{PeerMessage, ProposalKind};
+use super::request::Wait;
 use super::{Node, member};
 use crate::api::{PutResponse, ResponseBody};
 use crate::command::{Command, CommandId, Op};
@@ -36,6 +40,10 @@ pub(super) struct Routing {
     waiting: VecDeque<Proposal>,
     /// Those that were sent to the leader, in case it refuses.
     sent: BTreeMap<u64, Proposal>,
+    /// Those whose leader was lost, with its term: nobody knows yet what became of them.
+    unknown: BTreeMap<u64, (Term, Proposal)>,
+    /// Those that may have been applied in what a snapshot replaced: nobody will ever know.
+    hidden: BTreeSet<u64>,
     /// On a leader: membership changes that wait for the one in progress.
     member_queue: VecDeque<Proposal>,
     /// The last term that this member has led since it started, and the command ids that it accepted
@@ -48,14 +56,22 @@ pub(super) struct Routing {
 impl Routing {
     /// The request is over: its proposal, if it has not left yet, must not leave any more.
     pub(super) fn forget(&mut self, id: u64) {
-        self.sent.remove(&id);
-        self.waiting.retain(|proposal| proposal.id.seq != id);
+        self.forget_applied(id);
+        self.hidden.remove(&id);
         self.member_queue.retain(|proposal| proposal.id.seq != id);
     }
 
     /// The command is applied: it will not have to be sent again.
     pub(super) fn forget_applied(&mut self, id: u64) {
         self.sent.remove(&id);
+        self.unknown.remove(&id);
+        self.waiting.retain(|proposal| proposal.id.seq != id);
+    }
+
+    /// An entry of `term` was applied: nothing that was proposed earlier can be any more.
+    pub(super) fn applied_term(&mut self, term: Term) {
+        let lost = self.unknown.extract_if(.., |_, (proposed, _)| *proposed < term);
+        self.waiting.extend(lost.map(|(_, (_, proposal))| proposal));
     }
 
     pub(super) fn next_internal(&mut self) -> u64 {
@@ -224,11 +240,19 @@ impl Node {
         }
     }
 
-    /// A new leader, a new term, or none: what was under way to the old one is unknown now.
-    pub(super) fn leader_changed(&mut self, led_before: bool) {
-        let sent = std::mem::take(&mut self.routing.sent);
+    /// A new leader, a new term, or none: what was under way in `term` is unknown now.
+    pub(super) fn leader_changed(&mut self, led_before: bool, term: Term) {
+        let mut under_way: Vec<Proposal> = std::mem::take(&mut self.routing.sent).into_values().collect();
+        if led_before {
+            under_way.extend(self.proposed_here());
+        }
         if planted::on(Bug::ProposeAgain) {
-            self.routing.waiting.extend(sent.into_values());
+            self.routing.waiting.extend(under_way);
+        } else {
+            let hides = !planted::on(Bug::ProposeHidden);
+            under_way.retain(|proposal| !hides || !self.routing.hidden.contains(&proposal.id.seq));
+            let entries = under_way.into_iter().map(|proposal| (proposal.id.seq, (term, proposal)));
+            self.routing.unknown.extend(entries);
         }
         if self.is_leader() && self.routing.led != self.term {
             self.routing.led = self.term;
@@ -248,9 +272,42 @@ impl Node {
                 }
             }
         }
+        // The same leader is back: it drops what it has accepted.
+        if self.leader != 0 && !self.is_leader() {
+            let again = self.routing.unknown.extract_if(.., |_, (term, _)| *term == self.term);
+            self.routing.waiting.extend(again.map(|(_, (_, proposal))| proposal));
+        }
         self.restart_reads();
         self.forward_again();
         self.finish_transfers();
         self.publish.due = self.now;
+    }
+
+    /// The writes that this member proposed itself while it led. The log cannot tell, because a later
+    /// leader may have replaced its end. Changes of the membership are left to their deadlines.
+    fn proposed_here(&self) -> Vec<Proposal> {
+        let proposal = |(id, op)| {
+            let command = self.command(id, op);
+            Proposal { id: command.id, kind: ProposalKind::Normal, data: command.encode().into() }
+        };
+        let queued = self.queued();
+        let under_way = |id: &u64| !queued.contains(id) && !self.routing.unknown.contains_key(id);
+        self.requests.writes().filter(|(id, _)| under_way(id)).map(proposal).collect()
+    }
+
+    fn queued(&self) -> BTreeSet<u64> {
+        self.routing.waiting.iter().map(|proposal| proposal.id.seq).collect()
+    }
+
+    /// A snapshot, whose last entry is of `term`, took the place of entries that would have been applied.
+    pub(super) fn applied_unseen(&mut self, term: Term) {
+        if planted::on(Bug::ProposeHidden) {
+            return;
+        }
+        self.routing.unknown.retain(|_, (proposed, _)| *proposed > term);
+        let queued = self.queued();
+        let known = |id: &u64| queued.contains(id) || self.routing.unknown.contains_key(id);
+        let ids = self.requests.waiting(|wait| *wait == Wait::Apply);
+        self.routing.hidden = ids.into_iter().filter(|id| !known(id)).collect();
     }
 }

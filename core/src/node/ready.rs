@@ -175,7 +175,7 @@ impl Node {
             }
             self.timers.lost_leadership();
         }
-        self.leader_changed(led_before);
+        self.leader_changed(led_before, before.1);
     }
 
     /// Where the log begins for a member that has just installed a snapshot.

@@ -106,6 +106,12 @@ impl Requests {
         self.pending.iter().filter(|(_, pending)| matches(&pending.wait)).map(|(id, _)| *id).collect()
     }
 
+    /// The writes that wait to be applied, changes of the membership apart.
+    pub(super) fn writes(&self) -> impl Iterator<Item = (u64, Op)> {
+        let waiting = self.pending.iter().filter(|(_, pending)| pending.wait == Wait::Apply);
+        waiting.filter_map(|(id, pending)| Some((*id, op_of(&pending.request)?)))
+    }
+
     /// The ids of requests that are equal to this one.
     pub(super) fn asking(&self, request: &Request) -> Vec<u64> {
         self.pending.iter().filter(|(_, pending)| pending.request == *request).map(|(id, _)| *id).collect()

@@ -287,6 +287,7 @@ impl Node {
             self.applied = position.applied.index;
         }
         self.applied_term = position.applied.term;
+        self.applied_unseen(self.applied_term);
         self.flush.reset(self.applied);
         self.load_replicated_state()?;
         if planted::on(Bug::SnapshotForgetsLeases) {

@@ -23,6 +23,7 @@ use crate::wal::{Append, Damaged, HardState, LogEntry, LogStart, Metadata};
 
 mod failover;
 mod force;
+mod propose;
 mod removed;
 mod repair;
 mod upkeep;

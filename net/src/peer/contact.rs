@@ -6,9 +6,10 @@
 //! Invariant: a peer is called lost at most once between two connections to it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cairn_core::types::MemberId;
+use tokio::sync::Notify;
 
 /// Our connection to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ struct Contact {
     ours: Ours,
     /// Streams that the peer opened to us.
     theirs: u32,
+    /// Tells who waits to dial the peer that it is there.
+    came: Arc<Notify>,
 }
 
 /// All peers.
@@ -65,7 +68,15 @@ impl Contacts {
 
     /// The peer opened a stream to us.
     pub(super) fn accepted(&self, id: MemberId) {
-        self.lock().entry(id).or_default().theirs += 1;
+        let mut peers = self.lock();
+        let contact = peers.entry(id).or_default();
+        contact.theirs += 1;
+        contact.came.notify_one();
+    }
+
+    /// What is notified when the peer opens a stream to us.
+    pub(super) fn came(&self, id: MemberId) -> Arc<Notify> {
+        self.lock().entry(id).or_default().came.clone()
     }
 
     /// A stream of the peer's ended; true when the peer is lost with that.

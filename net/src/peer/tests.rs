@@ -190,6 +190,37 @@ async fn reconnects_when_the_server_side_restarts() {
 }
 
 #[tokio::test]
+async fn a_connection_that_broke_is_redialled_at_once_whatever_the_pause_had_become() {
+    let long = Duration::from_secs(600);
+    let mut a = site_of(PeerConfig { backoff_min: long, backoff_max: long, ..PeerConfig::new(7, 1) });
+    let b = site(2);
+    a.transport.set_peer(2, vec!["http://127.0.0.1:1".to_owned()]);
+    a.until(|event| *event == Event::Unreachable(2)).await;
+    let (serving, url) = b.serve(ANY);
+    a.transport.set_peer(2, vec![url]);
+    a.until(|event| *event == Event::Connected(2)).await;
+    serving.shutdown(Duration::ZERO).await;
+    // It broke; and it could not be made again.
+    a.until(|event| *event == Event::Unreachable(2)).await;
+    a.until(|event| *event == Event::Unreachable(2)).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_comes_back_is_dialled_as_soon_as_it_dials() {
+    let long = Duration::from_secs(600);
+    let mut a = site_of(PeerConfig { backoff_min: long, backoff_max: long, ..PeerConfig::new(7, 1) });
+    let b = site(2);
+    let (_to_a, url_a) = a.serve(ANY);
+    let (down, url_b) = b.serve(ANY);
+    down.shutdown(Duration::ZERO).await;
+    a.transport.set_peer(2, vec![url_b.clone()]);
+    a.until(|event| *event == Event::Unreachable(2)).await;
+    let (_to_b, _) = b.serve(&url_b);
+    b.transport.set_peer(1, vec![url_a]);
+    a.until(|event| *event == Event::Connected(2)).await;
+}
+
+#[tokio::test]
 async fn a_peer_is_lost_when_nothing_connects_it_any_more() {
     let (mut a, mut b) = (site(1), site(2));
     let (from_b, url_a) = a.serve(ANY);

@@ -217,6 +217,9 @@ impl Link {
     async fn run(self, mut urls: watch::Receiver<Vec<String>>) {
         let mut turn = 0;
         let mut pause = Duration::ZERO;
+        // When a connection that broke was last redialled at once.
+        let mut redialled: Option<Instant> = None;
+        let came = self.contacts.came(self.id);
         // The last reason that was logged: a dead peer is retried twice a second for days.
         let mut told = String::new();
         loop {
@@ -242,9 +245,10 @@ impl Link {
                     let status = self.hold(session, since, url, &mut urls).await;
                     let Some(status) = status else { return };
                     self.contacts.broke(self.id);
-                    // A connection that worked for a while is redialled at once; one that breaks
-                    // at once is a failed attempt like any other.
-                    if since.elapsed() >= self.config.backoff_max {
+                    // Redialled at once, because that is how the end of the peer's process is told from
+                    // less; but no faster for ever if each connection breaks as soon as it stands.
+                    if redialled.is_none_or(|last| last.elapsed() >= self.config.backoff_max) {
+                        redialled = Some(Instant::now());
                         pause = Duration::ZERO;
                     }
                     status
@@ -273,6 +277,7 @@ impl Link {
             if !pause.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
+                    () = came.notified() => {}
                     changed = urls.changed() => if changed.is_err() { return },
                 }
             }

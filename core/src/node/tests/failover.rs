@@ -76,3 +76,25 @@ fn only_the_loss_of_the_leader_counts() {
     world.run(Duration::from_secs(2));
     assert_eq!(world.leader(), Some(leader));
 }
+
+#[test]
+fn candidates_that_split_the_votes_do_not_wait_for_the_election_timeout() {
+    for size in [3, 5] {
+        let (mut world, leader) = settled(size);
+        let term = world.members[&leader].node.status().term;
+        world.members.remove(&leader);
+        let left = others(&world, leader);
+        for id in &left {
+            world.input(*id, Input::PeerLost { peer: leader });
+        }
+        // All were granted their pre-votes before any of them heard of the others' candidacy.
+        for id in &left {
+            let raft = &mut world.members.get_mut(id).unwrap().node.raw.raft;
+            raft.campaign(raft::CAMPAIGN_ELECTION);
+            world.input(*id, Input::Wakeup);
+        }
+        world.run(Duration::from_millis(300));
+        let new = world.leader().expect("a leader well within the election timeout of a second");
+        assert_eq!(world.members[&new].node.status().term, term + 2);
+    }
+}

@@ -1,5 +1,6 @@
 //! Cairn's wire layer: gRPC services, HTTP, peer transport and conversions.
 
+pub mod bulk;
 pub mod convert;
 pub mod handle;
 pub mod http;

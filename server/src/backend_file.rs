@@ -4,16 +4,24 @@
 //! failure that does not; and it can be retired, after which a database that is still held by old
 //! views can read but never write: a fresh one owns the file by then. The data directory's lock keeps
 //! other processes out, so no lock is taken here.
+//!
+//! What is large is done in pieces, because the log's syncs wait behind it in the same queue: a copy that
+//! is not synced until its end is handed to the disk while it is written, and a file whose name is gone
+//! gives its space back step by step.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::num::NonZeroU64;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use cairn_net::bulk;
 use redb::StorageBackend;
+use rustix::fs::Advice;
 
 use crate::data_dir::private_file;
 
@@ -42,11 +50,27 @@ impl FileState {
     }
 }
 
+/// How much of a copy may wait in memory for its way to the disk to begin.
+const AHEAD_BYTES: u64 = 256 << 10;
+/// How long the disk is left to others after that.
+const AHEAD_PAUSE: Duration = Duration::from_millis(2);
+/// How much space is given back at once.
+const SHRINK_BYTES: u64 = 16 << 20;
+
 /// One open file.
 #[derive(Debug)]
 pub struct BackendFile {
-    file: File,
+    file: Arc<File>,
     state: FileState,
+    /// In a copy: what was written and not handed to the disk.
+    ahead: Option<Mutex<Ahead>>,
+}
+
+#[derive(Debug, Default)]
+struct Ahead {
+    bytes: u64,
+    start: u64,
+    end: u64,
 }
 
 impl BackendFile {
@@ -56,7 +80,37 @@ impl BackendFile {
     /// It cannot be opened.
     pub fn open(path: &Path) -> io::Result<(Self, FileState)> {
         let state = FileState::default();
-        Ok((Self { file: private_file(path)?, state: state.clone() }, state))
+        let file = Arc::new(private_file(path)?);
+        Ok((Self { file, state: state.clone(), ahead: None }, state))
+    }
+
+    /// The same for a copy of a database, which is synced only when it is complete.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn for_copy(path: &Path) -> io::Result<(Self, FileState)> {
+        let (mut file, state) = Self::open(path)?;
+        file.ahead = Some(Mutex::default());
+        Ok((file, state))
+    }
+
+    fn hand_to_disk(&self, offset: u64, len: u64) {
+        let Some(ahead) = &self.ahead else { return };
+        let mut ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead.bytes == 0 {
+            (ahead.start, ahead.end) = (offset, offset);
+        }
+        ahead.bytes += len;
+        ahead.start = ahead.start.min(offset);
+        ahead.end = ahead.end.max(offset + len);
+        if ahead.bytes >= AHEAD_BYTES {
+            let range = NonZeroU64::new(ahead.end - ahead.start);
+            // Linux begins to write such pages at once. It is a hint: the sync at the end does not rely
+            // on it.
+            let _ = rustix::fs::fadvise(&*self.file, ahead.start, range, Advice::DontNeed);
+            ahead.bytes = 0;
+            thread::sleep(AHEAD_PAUSE);
+        }
     }
 
     fn change(&self, change: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
@@ -93,6 +147,56 @@ impl StorageBackend for BackendFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(|file| file.write_all_at(data, offset))
+        self.change(|file| file.write_all_at(data, offset))?;
+        self.hand_to_disk(offset, data.len() as u64);
+        Ok(())
+    }
+}
+
+impl Drop for BackendFile {
+    /// A file that was replaced is gone with its last handle, and its space with it.
+    fn drop(&mut self) {
+        let unlinked = self.file.metadata().is_ok_and(|meta| meta.nlink() == 0);
+        if unlinked {
+            let file = self.file.clone();
+            // Without a thread the space comes back all the same, in one piece.
+            let _ = bulk::spawn("reclaim", move || shrink(&file));
+        }
+    }
+}
+
+/// Gives a file's space back in steps, each of which is over before the next begins.
+fn shrink(file: &File) {
+    let mut len = file.metadata().map_or(0, |meta| meta.len());
+    while len > 0 {
+        len = len.saturating_sub(SHRINK_BYTES);
+        if file.set_len(len).and_then(|()| file.sync_all()).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_whose_name_is_gone_gives_its_space_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let (file, _) = BackendFile::for_copy(&path).unwrap();
+        for at in 0..3 {
+            file.write(at * SHRINK_BYTES, &vec![7; 3 * AHEAD_BYTES as usize]).unwrap();
+        }
+        file.sync_data().unwrap();
+        let (len, handle) = (file.len().unwrap(), file.file.clone());
+        drop(file);
+        assert_eq!(handle.metadata().unwrap().len(), len, "others may open it");
+        let (file, _) = BackendFile::open(&path).unwrap();
+        let mut page = vec![0; 4096];
+        file.read(2 * SHRINK_BYTES, &mut page).unwrap();
+        assert!(page.iter().all(|byte| *byte == 7));
+        shrink(&handle);
+        assert_eq!(handle.metadata().unwrap().len(), 0);
     }
 }

@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
@@ -30,6 +29,7 @@ use cairn_core::lease::Lease;
 use cairn_core::mvcc::{META_COMPACTED, Ranged, StoreView};
 use cairn_core::node::{applied_position, decode_alarms};
 use cairn_core::types::{KeyValue, MemberId, Revision};
+use cairn_net::bulk;
 use cairn_net::services::{Export, Views};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -92,7 +92,7 @@ impl Views for StoreViews {
         let plan = Plan::new(&BUCKETS, &rows).map_err(|error| self.write_error(error))?;
         let (sender, chunks) = bounded(CHUNKS_MAX);
         let views = self.clone();
-        thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
+        bulk::spawn("snapshot", move || {
             let _open = views.metrics.view_opened();
             match write(&plan, &rows, &sender) {
                 Ok(()) => views.metrics.snapshot_streamed(started.elapsed()),

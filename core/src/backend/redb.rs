@@ -180,14 +180,15 @@ impl RedbBackend {
 
     /// Copies the last commit into fresh storage, without the holes that deletions have left. The
     /// copy is taken from one view: a batch that is committed meanwhile is missing from it, so the
-    /// caller holds commits back until it has called [`RedbBackend::replace`].
+    /// caller holds commits back until it has called [`RedbBackend::replace`]. The copy is run by
+    /// `options`: without syncs, it is for the caller to make it durable.
     ///
     /// # Errors
     /// Either storage failed. This backend is as good as before.
-    pub fn copy_to(&self, storage: impl StorageBackend) -> Result<RedbBackend, Fatal> {
+    pub fn copy_to(&self, storage: impl StorageBackend, options: RedbOptions) -> Result<RedbBackend, Fatal> {
         let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).take();
         let source = before.map_or_else(|| self.view(), Ok)?;
-        let copy = RedbBackend::open(storage, self.options)?;
+        let copy = RedbBackend::open(storage, options)?;
         let mut batch = Batch::default();
         let mut bytes = 0;
         for table in Table::ALL {
@@ -395,7 +396,8 @@ mod tests {
         backend.commit(&Batch { changes: gone }).unwrap();
         let old = backend.view().unwrap();
         let (expected, size) = (all(&*old), backend.size());
-        backend.replace(backend.copy_to(InMemoryBackend::new()).unwrap());
+        let copy = backend.copy_to(InMemoryBackend::new(), RedbOptions::default()).unwrap();
+        backend.replace(copy);
         assert!(backend.size().total < size.total / 4, "{:?} {size:?}", backend.size());
         assert_eq!(backend.size().in_use, size.in_use);
         backend.commit(&Batch { changes: vec![row(Table::Meta, "after", Some("1"))] }).unwrap();

@@ -9,16 +9,16 @@ use std::time::Instant;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
 use cairn_core::backend::{Backend, Batch, Table};
-use cairn_core::error::Fatal;
 use cairn_core::mvcc::StoreView;
 use cairn_core::node::Input;
 use cairn_core::types::MemberId;
 use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
 use futures::future::BoxFuture;
 
+use super::storage_thread::reopen_durable;
 use super::{Event, Inbox, Incoming};
-use crate::backend_file::{BackendFile, FileState};
-use crate::data_dir::{self, DataDir};
+use crate::backend_file::BackendFile;
+use crate::data_dir::DataDir;
 use crate::metrics::Metrics;
 use crate::peer_calls;
 
@@ -205,7 +205,8 @@ impl PeerEvents for Receiver {
         }
         let path = self.dir.backend_with_suffix("incoming");
         let _ = fs::remove_file(&path);
-        let (file, _) = BackendFile::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let (file, _) =
+            BackendFile::for_copy(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Made durable as a whole when it is complete.
         let options = RedbOptions { fsync: false, ..RedbOptions::default() };
         let backend = RedbBackend::open(file, options).map_err(|fatal| fatal.0)?;
@@ -270,7 +271,7 @@ impl SnapshotSink for Sink {
         drop(backend);
         let path = self.dir.backend_with_suffix("incoming");
         let synced = Instant::now();
-        let (backend, file) = reopen_durable(&path).map_err(|fatal| fatal.0)?;
+        let (backend, file) = reopen_durable(&path, true).map_err(|fatal| fatal.0)?;
         self.metrics.snapshot_saved(self.began.elapsed(), synced.elapsed());
         self.complete = true;
         *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(Incoming { backend, file });
@@ -290,12 +291,4 @@ impl Drop for Sink {
             peer.snapshot_receive_failures.inc();
         }
     }
-}
-
-/// Syncs a file that was written without syncs and opens it for good.
-fn reopen_durable(path: &std::path::Path) -> Result<(RedbBackend, FileState), Fatal> {
-    let failed = |error: std::io::Error| Fatal(format!("{}: {error}", path.display()));
-    data_dir::private_file(path).and_then(|file| file.sync_all()).map_err(failed)?;
-    let (file, state) = BackendFile::open(path).map_err(failed)?;
-    Ok((RedbBackend::open(file, RedbOptions::default())?, state))
 }

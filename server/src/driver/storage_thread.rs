@@ -14,6 +14,7 @@ use cairn_core::error::Fatal;
 use cairn_core::mvcc::compact_batch;
 use cairn_core::node::Input;
 use cairn_core::types::Revision;
+use cairn_net::bulk;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Event, Inbox};
@@ -238,8 +239,16 @@ impl Storage {
 
     fn copy_and_swap(&mut self, path: &Path) -> Result<(), String> {
         let _ = fs::remove_file(path);
-        let (file, state) = BackendFile::open(path).map_err(|error| error.to_string())?;
-        let copy = self.backend.copy_to(file).map_err(|fatal| fatal.0)?;
+        let (file, _) = BackendFile::for_copy(path).map_err(|error| error.to_string())?;
+        let copy = || {
+            let options = RedbOptions { fsync: false, quick_repair: false, ..RedbOptions::default() };
+            drop(self.backend.copy_to(file, options)?);
+            reopen_durable(path, self.fsync)
+        };
+        let (copy, state) = thread::scope(|scope| {
+            let copy = bulk::spawn_scoped(scope, "defragment", copy).map_err(|error| error.to_string())?;
+            copy.join().expect("a panic ends the process").map_err(|fatal| fatal.0)
+        })?;
         self.swap(path, copy, state).map(drop).map_err(|fatal| fatal.0)
     }
 
@@ -273,4 +282,12 @@ impl Storage {
         *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let _ = fs::remove_file(self.dir.backend_with_suffix("incoming"));
     }
+}
+
+/// Syncs a file that was written without syncs and opens it for good.
+pub(super) fn reopen_durable(path: &Path, fsync: bool) -> Result<(RedbBackend, FileState), Fatal> {
+    let failed = |error: std::io::Error| Fatal(format!("{}: {error}", path.display()));
+    data_dir::private_file(path).and_then(|file| file.sync_all()).map_err(failed)?;
+    let (file, state) = BackendFile::open(path).map_err(failed)?;
+    Ok((RedbBackend::open(file, RedbOptions { fsync, ..RedbOptions::default() })?, state))
 }

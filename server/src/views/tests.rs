@@ -208,7 +208,7 @@ fn a_reader_that_goes_away_ends_the_writer_and_nothing_else() {
     // The thread holds a handle of the callback until it has ended.
     let StoreViews { on_fatal, metrics } = views;
     while Arc::strong_count(&on_fatal) > 1 {
-        thread::yield_now();
+        std::thread::yield_now();
     }
     let counted = |count| metrics.encode().contains(&format!("{SNAPSHOTS} {count}\n"));
     assert!(counted(0), "a snapshot that was given up is not a snapshot that was sent");

@@ -190,7 +190,7 @@ impl Store {
         let Self::Redb { backend, disk, generation, .. } = self else { return Ok(None) };
         let file = create_file(disk, DEFRAG, *generation)?;
         let retired = file.retired.clone();
-        Ok(Some((backend.copy_to(file)?, retired)))
+        Ok(Some((backend.copy_to(file, RedbOptions::default())?, retired)))
     }
 
     /// Takes a snapshot's rows in, beside the present state.

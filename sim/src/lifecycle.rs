@@ -113,6 +113,7 @@ impl Cluster {
         self.coverage.add(Point::TornTailCut, u64::from(torn));
         self.coverage.add(Point::Replayed, u64::from(!found.entries.is_empty()));
         self.coverage.add(Point::ClockDrifts, u64::from(rate != 1_000_000));
+        let damaged: Vec<u64> = found.damaged.iter().map(|damaged| damaged.id.index).collect();
         let recovered = Recovered::from(found);
         self.trace.line(now, || {
             let (start, state) = (recovered.log_start, recovered.hard_state);
@@ -124,8 +125,11 @@ impl Cluster {
         let node =
             Node::start(config, recovered, store.backend(), clock.local(now)).map_err(|fatal| fatal.0)?;
         let status = node.status();
-        // Who still misses entries has no log yet but the one that it found.
-        if !node.is_repairing() && status.first - 1 > log.start() {
+        if node.is_repairing() {
+            // It has no log yet but the one that it found, which begins after damage that is applied.
+            let needless = damaged.iter().rfind(|index| **index <= status.applied);
+            log.keep(needless.copied().unwrap_or(log.start()) + 1, log.last());
+        } else if status.first - 1 > log.start() {
             // A snapshot had been installed and the log not been told, or damage ended at what is applied.
             log.keep(status.first, status.last);
         }
@@ -299,6 +303,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Engine, Folder};
     use crate::fault::Fault;
     use crate::options::Options;
     use crate::runtime::Runtime;
@@ -332,5 +337,56 @@ mod tests {
             });
         }
         assert!(repaired > 2, "only {repaired} logs had to be repaired: this proves nothing");
+    }
+
+    /// Sim seed 61005 of 60 s: damage on both sides of what was applied. The node begins after the one
+    /// and repairs the other; the copy of its log began before both.
+    #[test]
+    fn the_copy_of_a_log_that_is_repaired_begins_where_the_log_does() {
+        let mut both = 0;
+        for seed in 1..10 {
+            Runtime::run(seed, |runtime| {
+                let options = Options {
+                    damage: true,
+                    engine: Engine::Memory,
+                    flush_entries_max: 120,
+                    ..Options::steady(seed, 8, 50)
+                };
+                let mut cluster = Cluster::new(options, runtime);
+                cluster.run_to(5 * SECOND);
+                let id = cluster.running()[0];
+                if !cluster.damage(Fault::BitRot, id) {
+                    return;
+                }
+                cluster.crash(id);
+                let disk = &cluster.members[&id].disk;
+                let damaged = |disk: SimDisk| {
+                    let generation = disk.begin();
+                    let found = Wal::open(WalDir::new(disk, generation), cluster.wal_options());
+                    found.map(|(_, found)| found.damaged).unwrap_or_default()
+                };
+                // More of it, as long as others can repair it.
+                for _ in 0..100 {
+                    let copy = disk.duplicate();
+                    copy.damage(Fault::BitRot, Folder::Wal);
+                    if damaged(copy).len() > damaged(disk.duplicate()).len() {
+                        disk.damage(Fault::BitRot, Folder::Wal);
+                    } else {
+                        disk.draw();
+                    }
+                }
+                let first = damaged(disk.duplicate()).first().map_or(u64::MAX, |damaged| damaged.id.index);
+                cluster.start(id);
+                if let Some(process) = &cluster.members[&id].process
+                    && process.node.is_repairing()
+                    && first <= process.node.status().applied
+                {
+                    both += 1;
+                    cluster.run();
+                    assert_eq!(cluster.violation, None, "seed {seed}");
+                }
+            });
+        }
+        assert!(both > 2, "only {both} logs were damaged on both sides: this proves nothing");
     }
 }

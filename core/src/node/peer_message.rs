@@ -175,8 +175,9 @@ pub(crate) enum PeerMessage {
     /// A follower asks the leader of `term` to propose a command. A leader of another term refuses,
     /// so that one command is never appended under two leaders.
     Propose { term: Term, id: CommandId, kind: ProposalKind, data: Bytes },
-    /// The leader did not append it; the command has certainly not happened.
-    ProposeRefused { id: CommandId, error: Option<Error> },
+    /// The leader of `term` did not append it. While it leads, a copy of the message may still be
+    /// appended; when that is `over`, the command has certainly not happened in that term.
+    ProposeRefused { term: Term, id: CommandId, over: bool },
     /// A follower asks for a commit index that is certain to cover every write acknowledged so far.
     ReadIndex { context: ReadContext },
     /// The answer to the attempt with that context.

@@ -1,11 +1,12 @@
 //! The way of a command into the log: proposed here when this member leads, else routed to the
 //! leader under its term.
 //!
-//! A refusal is definite and the command is routed again. Silence is not: after a loss of leadership
-//! nobody knows. It ends when this member applies an entry of a later term: terms never go down along
-//! the log (Raft 5.4), so what was proposed under an earlier term and is not applied by then never will
-//! be, and it is proposed again. A snapshot hides what was applied: what it may have hidden is left to
-//! its deadline. No command is ever in the log twice.
+//! The refusal of a leader that has lost its term is definite, and the command goes to the next one. A
+//! leader that still leads may append a copy of the message that it refused, so only that one is asked
+//! again. Silence tells nothing: after a loss of leadership nobody knows. It ends when this member applies
+//! an entry of a later term: terms never go down along the log (Raft 5.4), so what was proposed under an
+//! earlier term and is not applied by then never will be, and it is proposed again. A snapshot hides what
+//! was applied: what it may have hidden is left to its deadline. No command is ever in the log twice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,7 +18,6 @@ use super::request::Wait;
 use super::{Node, member};
 use crate::api::{PutResponse, ResponseBody};
 use crate::command::{Command, CommandId, Op};
-use crate::error::Error;
 use crate::planted::{self, Bug};
 use crate::types::{MemberId, Term};
 
@@ -36,7 +36,7 @@ struct Proposal {
 /// Proposals on their way.
 #[derive(Debug, Default)]
 pub(super) struct Routing {
-    /// Those that wait for a leader.
+    /// This member's own that wait for a leader: nobody has appended them.
     waiting: VecDeque<Proposal>,
     /// Those that were sent to the leader, in case it refuses.
     sent: BTreeMap<u64, Proposal>,
@@ -55,10 +55,10 @@ pub(super) struct Routing {
 
 impl Routing {
     /// The request is over: its proposal, if it has not left yet, must not leave any more.
-    pub(super) fn forget(&mut self, id: u64) {
-        self.forget_applied(id);
-        self.hidden.remove(&id);
-        self.member_queue.retain(|proposal| proposal.id.seq != id);
+    pub(super) fn forget(&mut self, id: CommandId) {
+        self.forget_applied(id.seq);
+        self.hidden.remove(&id.seq);
+        self.member_queue.retain(|proposal| proposal.id != id);
     }
 
     /// The command is applied: it will not have to be sent again.
@@ -108,8 +108,12 @@ impl Routing {
 }
 
 impl Node {
+    pub(super) fn command_id(&self, seq: u64) -> CommandId {
+        CommandId { origin: self.config.member_id, boot: self.config.boot, seq }
+    }
+
     pub(super) fn command(&self, seq: u64, op: Op) -> Command {
-        Command { id: CommandId { origin: self.config.member_id, boot: self.config.boot, seq }, op }
+        Command { id: self.command_id(seq), op }
     }
 
     /// Proposes something of the node's own. It may be lost: whoever calls this tries again later.
@@ -185,7 +189,7 @@ impl Node {
         if self.is_leader() && !self.raw.raft.has_pending_conf() {
             while let Some(proposal) = self.routing.member_queue.pop_front() {
                 if self.propose_here(&proposal).is_err() {
-                    self.routing.waiting.push_back(proposal);
+                    self.give_back(proposal, self.term, false);
                 }
                 if self.raw.raft.has_pending_conf() {
                     break;
@@ -213,9 +217,9 @@ impl Node {
             return;
         }
         if !self.is_leader() || term != self.term {
-            // A refusal is definite, so it must not answer the copy of a message that was accepted.
+            // This refusal is definite, so it must not answer the copy of a message that was accepted.
             if self.routing.never_accepted(term, id) || planted::on(Bug::RefuseAccepted) {
-                self.send(from, &PeerMessage::ProposeRefused { id, error: None });
+                self.send(from, &PeerMessage::ProposeRefused { term, id, over: true });
             }
             return;
         }
@@ -223,20 +227,32 @@ impl Node {
         if !self.routing.accept(id) && !planted::on(Bug::DuplicateProposals) {
             return;
         }
-        if self.propose_here(&Proposal { id, kind, data }).is_err() {
-            self.routing.withdraw(id);
-            self.send(from, &PeerMessage::ProposeRefused { id, error: None });
+        let proposal = Proposal { id, kind, data };
+        if self.propose_here(&proposal).is_err() {
+            self.give_back(proposal, term, false);
         }
     }
 
-    pub(super) fn handle_propose_refused(&mut self, id: CommandId, error: Option<Error>) {
-        if id.origin != self.config.member_id || id.boot != self.config.boot {
+    /// What the leader of `term` has not appended: its own waits, a peer's is the peer's to repeat.
+    fn give_back(&mut self, proposal: Proposal, term: Term, over: bool) {
+        let id = proposal.id;
+        if id.origin == self.config.member_id {
+            self.routing.waiting.push_back(proposal);
+        } else {
+            self.routing.withdraw(id);
+            self.send(id.origin, &PeerMessage::ProposeRefused { term, id, over });
+        }
+    }
+
+    pub(super) fn handle_propose_refused(&mut self, term: Term, id: CommandId, over: bool) {
+        // A late copy of a refusal must not answer for the leader that has been asked since.
+        if id != self.command_id(id.seq) || term != self.term {
             return;
         }
-        let Some(proposal) = self.routing.sent.remove(&id.seq) else { return };
-        match error {
-            Some(error) => self.finish(id.seq, Err(error)),
-            None => self.routing.waiting.push_back(proposal),
+        if over {
+            self.routing.waiting.extend(self.routing.sent.remove(&id.seq));
+        } else if let Some(proposal) = self.routing.sent.get(&id.seq).cloned() {
+            self.route(&proposal);
         }
     }
 
@@ -259,17 +275,9 @@ impl Node {
             self.routing.accepted.clear();
         }
         if led_before {
-            // These never reached a log, so they may go to the next leader; those that peers sent
-            // here are theirs to repeat.
-            let own = self.config.member_id;
-            let queue = std::mem::take(&mut self.routing.member_queue);
-            for proposal in queue {
-                if proposal.id.origin == own {
-                    self.routing.waiting.push_back(proposal);
-                } else {
-                    let refused = PeerMessage::ProposeRefused { id: proposal.id, error: None };
-                    self.send(proposal.id.origin, &refused);
-                }
+            // These never reached a log.
+            for proposal in std::mem::take(&mut self.routing.member_queue) {
+                self.give_back(proposal, term, true);
             }
         }
         // The same leader is back: it drops what it has accepted.

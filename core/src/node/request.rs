@@ -316,7 +316,7 @@ impl Node {
         }
         while let Some(id) = self.requests.expired(self.now) {
             let pending = self.requests.remove(id).expect("it was just found");
-            self.routing.forget(id);
+            self.routing.forget(self.command_id(id));
             let error = match pending.wait {
                 Wait::Transfer(_) => Error::TimeoutLeaderTransfer,
                 Wait::Apply if pending.leader != self.leader => Error::TimeoutLeaderFail,

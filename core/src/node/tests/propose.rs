@@ -1,6 +1,8 @@
 //! Writes that were under way when their leader was lost.
 
 use super::*;
+use crate::command::{Command, CommandId};
+use crate::node::peer_message::PeerMessage;
 
 /// A settled cluster, its leader and a follower.
 fn settled(configure: fn(&mut Config)) -> (World, u64, u64) {
@@ -113,4 +115,113 @@ fn what_a_snapshot_may_hide_is_left_to_its_deadline() {
     let error = world.replies.remove(&(follower, id)).expect("its time is over").unwrap_err();
     assert!(matches!(error, Error::Timeout | Error::TimeoutLeaderFail), "{error:?}");
     assert_eq!(version(&mut world, follower, "a"), 2, "written once");
+}
+
+/// Hands leadership to a member that is up to date.
+fn transfer(world: &mut World, from: u64, to: u64) {
+    world.members.get_mut(&from).unwrap().node.raw.transfer_leader(to);
+    world.input(from, Input::Wakeup);
+}
+
+/// The commands that are more than once in a member's log.
+fn twice(world: &World, at: u64) -> Vec<CommandId> {
+    let mut seen = BTreeSet::new();
+    let entries = world.members[&at].log.entries.iter().filter(|entry| !entry.data.is_empty());
+    let ids = entries.map(|entry| Command::decode(&entry.data).unwrap().id);
+    ids.filter(|id| !seen.insert(*id)).collect()
+}
+
+fn learner(number: usize) -> Request {
+    let peer_urls = vec![format!("http://127.0.0.1:{}", 3380 + number)];
+    Request::MemberAdd { peer_urls, is_learner: true, unix_seconds: 1 }
+}
+
+/// Sim seed 70736 of 60 s: a leader that was giving its place away kept a peer's change of the membership
+/// for itself, and proposed it when it led again.
+#[test]
+fn a_queued_change_is_never_proposed_by_another_than_who_was_asked() {
+    let (mut world, leader, follower) = settled(|config| config.learners_max = 5);
+    let other = world.members.keys().copied().find(|id| ![leader, follower].contains(id)).unwrap();
+    for number in 0..3 {
+        world.next_id += 1;
+        let id = world.next_id;
+        world.input(follower, Input::Request { id, request: learner(number), timeout: None });
+    }
+    // One is appended and two wait for it, when the leader is asked to give its place away.
+    deliver_only(&mut world, follower, leader);
+    transfer(&mut world, leader, other);
+    world.deliver();
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.leader(), Some(other));
+    transfer(&mut world, other, leader);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.leader(), Some(leader));
+    world.put(follower, "a", "1").unwrap();
+    assert_eq!(twice(&world, leader), []);
+    assert_eq!(world.members[&follower].node.status().members.len(), 6, "each is done");
+}
+
+/// Takes what a member has to say to another one, and drops all other messages.
+fn take(world: &mut World, from: u64, to: u64) -> Vec<Bytes> {
+    let messages = std::mem::take(&mut world.messages);
+    messages.into_iter().filter(|(a, b, _)| (*a, *b) == (from, to)).map(|(_, _, message)| message).collect()
+}
+
+/// The terms of the leaders that are asked to propose something.
+fn asked(messages: &[Bytes]) -> Vec<u64> {
+    let term = |message: &Bytes| match PeerMessage::decode(message) {
+        Some(PeerMessage::Propose { term, .. }) => Some(term),
+        _ => None,
+    };
+    messages.iter().filter_map(term).collect()
+}
+
+fn refusal(world: &World, term: u64, at: u64, seq: u64, over: bool) -> Bytes {
+    let id = world.members[&at].node.command_id(seq);
+    PeerMessage::ProposeRefused { term, id, over }.encode()
+}
+
+#[test]
+fn a_late_refusal_does_not_answer_for_the_next_leader() {
+    let (mut world, leader, follower) = settled(|_| {});
+    let term = world.members[&leader].node.status().term;
+    world.next_id += 1;
+    let id = world.next_id;
+    world.input(follower, Input::Request { id, request: put("a", "1"), timeout: None });
+    assert_eq!(asked(&take(&mut world, follower, leader)), [term]);
+    for (refused, again) in [(term - 1, vec![]), (term, vec![term])] {
+        let message = refusal(&world, refused, follower, id, true);
+        world.input(follower, Input::Peer { from: leader, message });
+        assert_eq!(asked(&take(&mut world, follower, leader)), again);
+    }
+}
+
+#[test]
+fn what_a_leader_refused_and_may_still_append_goes_to_no_other() {
+    for over in [false, true] {
+        let (mut world, leader, follower) = settled(|_| {});
+        let other = world.members.keys().copied().find(|id| ![leader, follower].contains(id)).unwrap();
+        let term = world.members[&leader].node.status().term;
+        world.next_id += 1;
+        let id = world.next_id;
+        world.input(follower, Input::Request { id, request: put("a", "1"), timeout: None });
+        world.messages.clear();
+        world.cut.insert(follower);
+        transfer(&mut world, leader, other);
+        world.run(Duration::from_millis(50));
+        assert_eq!(world.leader(), Some(other));
+        world.messages.clear();
+        world.now = world.now + Duration::from_millis(100);
+        world.input(other, Input::Wakeup);
+        let heartbeat = take(&mut world, other, follower).remove(0);
+        // It hears of the refusal and of the next leader at the same time.
+        let message = refusal(&world, term, follower, id, over);
+        let now = world.now;
+        let node = &mut world.members.get_mut(&follower).unwrap().node;
+        node.handle(now, Input::Peer { from: leader, message });
+        world.input(follower, Input::Peer { from: other, message: heartbeat });
+        assert_eq!(world.members[&follower].node.status().term, term + 1);
+        let expected = if over { vec![term + 1] } else { vec![] };
+        assert_eq!(asked(&take(&mut world, follower, other)), expected);
+    }
 }

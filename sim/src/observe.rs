@@ -117,6 +117,10 @@ impl Cluster {
             ));
         }
         let members = status.members.iter().map(|member| (member.id, member.is_learner)).collect::<Vec<_>>();
+        let learners = members.iter().filter(|(_, is_learner)| *is_learner).count();
+        if learners > self.options.learners_max {
+            return Err(format!("apply: at {} {id:x} has {learners} learners", status.applied));
+        }
         let known = self.configurations.entry(status.applied).or_insert_with(|| members.clone());
         if *known != members {
             return Err(format!("apply: at {} {id:x} has {members:x?}, others {known:x?}", status.applied));

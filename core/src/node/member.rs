@@ -111,6 +111,16 @@ impl Node {
         Ok(change)
     }
 
+    /// Judges an encoded change again when its turn comes: others have been made since it was asked for.
+    pub(super) fn recheck_change(&self, command: &[u8]) -> Result<(), Error> {
+        match Command::decode(command).map(|command| command.op) {
+            Ok(Op::Member(change)) => {
+                self.cluster.validate(&change, self.config.strict_reconfig, self.config.learners_max)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The part of the strict checks that needs to know who is alive.
     fn check_health(&self, change: &MemberChange) -> Result<(), Error> {
         if let MemberChange::Promote(id) = change {

@@ -343,7 +343,9 @@ impl Node {
             PeerMessage::Propose { term, id, kind, data } => {
                 self.handle_propose(from, term, id, kind, data);
             }
-            PeerMessage::ProposeRefused { term, id, over } => self.handle_propose_refused(term, id, over),
+            PeerMessage::ProposeRefused { term, id, refusal } => {
+                self.handle_propose_refused(term, id, refusal);
+            }
             PeerMessage::ReadIndex { context } => self.handle_read_index(from, context),
             PeerMessage::ReadIndexReply { context, index } => {
                 self.handle_read_index_reply(context, index);

@@ -167,6 +167,17 @@ impl ReadContext {
     }
 }
 
+/// Why a proposal was not appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    /// The leader cannot now. A copy of the message may still be appended while it leads.
+    NotNow,
+    /// It does not lead that term any more: the command has certainly not happened in it.
+    NotLeader,
+    /// The command is not allowed, and this leader appends no copy of it.
+    Invalid(Error),
+}
+
 /// One message between members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum PeerMessage {
@@ -175,9 +186,8 @@ pub(crate) enum PeerMessage {
     /// A follower asks the leader of `term` to propose a command. A leader of another term refuses,
     /// so that one command is never appended under two leaders.
     Propose { term: Term, id: CommandId, kind: ProposalKind, data: Bytes },
-    /// The leader of `term` did not append it. While it leads, a copy of the message may still be
-    /// appended; when that is `over`, the command has certainly not happened in that term.
-    ProposeRefused { term: Term, id: CommandId, over: bool },
+    /// The leader of `term` did not append it.
+    ProposeRefused { term: Term, id: CommandId, refusal: Refusal },
     /// A follower asks for a commit index that is certain to cover every write acknowledged so far.
     ReadIndex { context: ReadContext },
     /// The answer to the attempt with that context.

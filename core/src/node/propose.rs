@@ -13,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use raft::StateRole;
 
-use super::peer_message::{PeerMessage, ProposalKind};
+use super::peer_message::{PeerMessage, ProposalKind, Refusal};
 use super::request::Wait;
 use super::{Node, member};
 use crate::api::{PutResponse, ResponseBody};
 use crate::command::{Command, CommandId, Op};
+use crate::error::Error;
 use crate::planted::{self, Bug};
 use crate::types::{MemberId, Term};
 
@@ -166,6 +167,10 @@ impl Node {
                     return Ok(());
                 }
                 let Some(change) = member::conf_change(&proposal.data) else { return Err(()) };
+                if let Err(error) = self.recheck_change(&proposal.data) {
+                    self.refuse_change(proposal.id, error);
+                    return Ok(());
+                }
                 self.raw.propose_conf_change(proposal.data.to_vec(), change)
             }
         };
@@ -189,7 +194,7 @@ impl Node {
         if self.is_leader() && !self.raw.raft.has_pending_conf() {
             while let Some(proposal) = self.routing.member_queue.pop_front() {
                 if self.propose_here(&proposal).is_err() {
-                    self.give_back(proposal, self.term, false);
+                    self.give_back(proposal, self.term, Refusal::NotNow);
                 }
                 if self.raw.raft.has_pending_conf() {
                     break;
@@ -219,7 +224,7 @@ impl Node {
         if !self.is_leader() || term != self.term {
             // This refusal is definite, so it must not answer the copy of a message that was accepted.
             if self.routing.never_accepted(term, id) || planted::on(Bug::RefuseAccepted) {
-                self.send(from, &PeerMessage::ProposeRefused { term, id, over: true });
+                self.send(from, &PeerMessage::ProposeRefused { term, id, refusal: Refusal::NotLeader });
             }
             return;
         }
@@ -229,30 +234,49 @@ impl Node {
         }
         let proposal = Proposal { id, kind, data };
         if self.propose_here(&proposal).is_err() {
-            self.give_back(proposal, term, false);
+            self.give_back(proposal, term, Refusal::NotNow);
         }
     }
 
     /// What the leader of `term` has not appended: its own waits, a peer's is the peer's to repeat.
-    fn give_back(&mut self, proposal: Proposal, term: Term, over: bool) {
+    fn give_back(&mut self, proposal: Proposal, term: Term, refusal: Refusal) {
         let id = proposal.id;
         if id.origin == self.config.member_id {
             self.routing.waiting.push_back(proposal);
         } else {
             self.routing.withdraw(id);
-            self.send(id.origin, &PeerMessage::ProposeRefused { term, id, over });
+            self.send(id.origin, &PeerMessage::ProposeRefused { term, id, refusal });
         }
     }
 
-    pub(super) fn handle_propose_refused(&mut self, term: Term, id: CommandId, over: bool) {
+    /// The membership has changed since the change was asked for, and does not allow it any more.
+    fn refuse_change(&mut self, id: CommandId, error: Error) {
+        if id.origin == self.config.member_id {
+            self.finish(id.seq, Err(error));
+        } else {
+            let (term, refusal) = (self.term, Refusal::Invalid(error));
+            self.send(id.origin, &PeerMessage::ProposeRefused { term, id, refusal });
+        }
+    }
+
+    pub(super) fn handle_propose_refused(&mut self, term: Term, id: CommandId, refusal: Refusal) {
         // A late copy of a refusal must not answer for the leader that has been asked since.
         if id != self.command_id(id.seq) || term != self.term {
             return;
         }
-        if over {
-            self.routing.waiting.extend(self.routing.sent.remove(&id.seq));
-        } else if let Some(proposal) = self.routing.sent.get(&id.seq).cloned() {
-            self.route(&proposal);
+        let Some(proposal) = self.routing.sent.get(&id.seq).cloned() else { return };
+        match refusal {
+            Refusal::NotNow => {
+                self.route(&proposal);
+            }
+            Refusal::NotLeader => {
+                self.routing.sent.remove(&id.seq);
+                self.routing.waiting.push_back(proposal);
+            }
+            Refusal::Invalid(error) => {
+                self.routing.sent.remove(&id.seq);
+                self.finish(id.seq, Err(error));
+            }
         }
     }
 
@@ -277,7 +301,7 @@ impl Node {
         if led_before {
             // These never reached a log.
             for proposal in std::mem::take(&mut self.routing.member_queue) {
-                self.give_back(proposal, term, true);
+                self.give_back(proposal, term, Refusal::NotLeader);
             }
         }
         // The same leader is back: it drops what it has accepted.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::command::{Command, CommandId};
-use crate::node::peer_message::PeerMessage;
+use crate::node::peer_message::{PeerMessage, Refusal};
 
 /// A settled cluster, its leader and a follower.
 fn settled(configure: fn(&mut Config)) -> (World, u64, u64) {
@@ -176,9 +176,9 @@ fn asked(messages: &[Bytes]) -> Vec<u64> {
     messages.iter().filter_map(term).collect()
 }
 
-fn refusal(world: &World, term: u64, at: u64, seq: u64, over: bool) -> Bytes {
+fn refused(world: &World, term: u64, at: u64, seq: u64, refusal: Refusal) -> Bytes {
     let id = world.members[&at].node.command_id(seq);
-    PeerMessage::ProposeRefused { term, id, over }.encode()
+    PeerMessage::ProposeRefused { term, id, refusal }.encode()
 }
 
 #[test]
@@ -189,8 +189,8 @@ fn a_late_refusal_does_not_answer_for_the_next_leader() {
     let id = world.next_id;
     world.input(follower, Input::Request { id, request: put("a", "1"), timeout: None });
     assert_eq!(asked(&take(&mut world, follower, leader)), [term]);
-    for (refused, again) in [(term - 1, vec![]), (term, vec![term])] {
-        let message = refusal(&world, refused, follower, id, true);
+    for (earlier, again) in [(term - 1, vec![]), (term, vec![term])] {
+        let message = refused(&world, earlier, follower, id, Refusal::NotLeader);
         world.input(follower, Input::Peer { from: leader, message });
         assert_eq!(asked(&take(&mut world, follower, leader)), again);
     }
@@ -198,7 +198,7 @@ fn a_late_refusal_does_not_answer_for_the_next_leader() {
 
 #[test]
 fn what_a_leader_refused_and_may_still_append_goes_to_no_other() {
-    for over in [false, true] {
+    for refusal in [Refusal::NotNow, Refusal::NotLeader] {
         let (mut world, leader, follower) = settled(|_| {});
         let other = world.members.keys().copied().find(|id| ![leader, follower].contains(id)).unwrap();
         let term = world.members[&leader].node.status().term;
@@ -215,13 +215,36 @@ fn what_a_leader_refused_and_may_still_append_goes_to_no_other() {
         world.input(other, Input::Wakeup);
         let heartbeat = take(&mut world, other, follower).remove(0);
         // It hears of the refusal and of the next leader at the same time.
-        let message = refusal(&world, term, follower, id, over);
+        let message = refused(&world, term, follower, id, refusal.clone());
         let now = world.now;
         let node = &mut world.members.get_mut(&follower).unwrap().node;
         node.handle(now, Input::Peer { from: leader, message });
         world.input(follower, Input::Peer { from: other, message: heartbeat });
         assert_eq!(world.members[&follower].node.status().term, term + 1);
-        let expected = if over { vec![term + 1] } else { vec![] };
+        let expected = if refusal == Refusal::NotLeader { vec![term + 1] } else { vec![] };
         assert_eq!(asked(&take(&mut world, follower, other)), expected);
+    }
+}
+
+/// Sim seed 271: six learners where one was allowed, because each change was judged before the ones that
+/// it waited for were made.
+#[test]
+fn a_queued_change_is_judged_again_when_its_turn_comes() {
+    for asks_leader in [false, true] {
+        let (mut world, leader, follower) = settled(|_| {});
+        let at = if asks_leader { leader } else { follower };
+        let mut ids = Vec::new();
+        for number in 0..3 {
+            world.next_id += 1;
+            ids.push(world.next_id);
+            let request = learner(number);
+            world.input(at, Input::Request { id: world.next_id, request, timeout: None });
+        }
+        world.deliver();
+        world.run(Duration::from_millis(500));
+        let answers = ids.iter().map(|id| world.replies.remove(&(at, *id)).expect("answered").err());
+        let answers: Vec<_> = answers.collect();
+        assert_eq!(answers, [None, Some(Error::TooManyLearners), Some(Error::TooManyLearners)]);
+        assert_eq!(world.members[&leader].node.status().members.len(), 4);
     }
 }

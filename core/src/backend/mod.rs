@@ -8,7 +8,7 @@
 //! Invariant: nothing above this module knows which engine is below it.
 
 use std::fmt::Debug;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -54,6 +54,11 @@ impl Table {
         Table::Alarms,
         Table::Meta,
     ];
+
+    /// Whether each row that is added comes after all rows that were there before.
+    fn grows_at_its_end(self) -> bool {
+        self == Table::History
+    }
 }
 
 /// Changes that are committed together or not at all. `None` deletes the row.
@@ -75,6 +80,9 @@ pub struct Size {
 /// A row, or why it cannot be read.
 pub type Row = Result<(Bytes, Bytes), Fatal>;
 
+/// What is shown rows, key and value, until it breaks.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Fatal> + 'a;
+
 /// An immutable snapshot of the committed state. Cheap to clone through its `Arc`; holding one never
 /// blocks a commit.
 pub trait View: Send + Sync + Debug {
@@ -94,6 +102,26 @@ pub trait View: Send + Sync + Debug {
         start: Bound<&[u8]>,
         end: Bound<&[u8]>,
     ) -> Result<Box<dyn Iterator<Item = Row> + 'a>, Fatal>;
+
+    /// Shows `visit` the rows of [`View::range`] where they lie, for readers of many that keep few.
+    ///
+    /// # Errors
+    /// As [`View::range`], and what `visit` returns.
+    fn scan(
+        &self,
+        table: Table,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fatal> {
+        for row in self.range(table, start, end)? {
+            let (key, value) = row?;
+            if visit(&key, &value)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A storage engine: atomic batches in, snapshots out.

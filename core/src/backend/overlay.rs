@@ -6,15 +6,16 @@
 //! reference counts, and a view never sees a later write.
 //!
 //! The layer that was flushed last is kept as a cache for single rows unless it is large, until the next
-//! flush. Only a compaction deletes rows behind the overlay's back, and those nobody may ask for: the cache
-//! can answer with one until the compaction is reported, ranges cannot.
+//! flush; and for scans of a table that grows at its end, if they begin where that layer does or later. Only a
+//! compaction deletes rows behind the overlay's back, and those nobody may ask for: the cache can answer with
+//! one until the compaction is reported, ranges cannot.
 //!
 //! **Invariant:** what a read returns depends on the writes alone, never on whether or when they were
 //! flushed. The overlay knows nothing of revisions or of what its rows mean.
 
 use std::fmt;
 use std::iter::Peekable;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use imbl::OrdMap;
 use imbl::ordmap::RangedIter;
 use imbl::shared_ptr::DefaultSharedPtr;
 
-use super::{Backend, Batch, Row, Table, View};
+use super::{Backend, Batch, Row, Table, View, Visit};
 use crate::error::Fatal;
 use crate::planted::{self, Bug};
 
@@ -94,17 +95,75 @@ impl OverlayView {
         end: Bound<&[u8]>,
     ) -> Result<Rows<'a>, Fatal> {
         if no_keys_between(start, end) {
-            return Ok(Rows { active: None, frozen: None, base: None });
+            return Ok(Rows { changes: Merged::default(), base: None });
         }
+        let base = Some(self.base.range(table, start, end)?.peekable());
+        Ok(Rows { changes: self.changes(table, start, end), base })
+    }
+
+    /// Shows `visit` the rows of [`OverlayView::range`] where they lie, and perhaps, as
+    /// [`OverlayView::get`] would find them, rows that a compaction is removing.
+    ///
+    /// # Errors
+    /// As [`View::scan`].
+    pub fn scan(
+        &self,
+        table: Table,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Fatal>,
+    ) -> Result<(), Fatal> {
+        if no_keys_between(start, end) {
+            return Ok(());
+        }
+        let mut changes = self.changes(table, start, end);
+        let mut flow = ControlFlow::Continue(());
+        let mut below = |key: &[u8], value: &[u8]| {
+            while let Some(changed) = changes.key()
+                && changed < key
+                && flow.is_continue()
+            {
+                flow = changes.show(&mut visit)?;
+            }
+            if flow.is_continue() {
+                let changed = changes.key().is_some_and(|changed| changed == key);
+                flow = if changed { changes.show(&mut visit)? } else { visit(key, value)? };
+            }
+            Ok(flow)
+        };
+        match self.recent_from(table, start) {
+            Some(recent) => {
+                for (key, value) in recent.range::<_, [u8]>((start, end)) {
+                    if let Some(value) = value
+                        && below(key, value)?.is_break()
+                    {
+                        break;
+                    }
+                }
+            }
+            None => self.base.scan(table, start, end, &mut below)?,
+        }
+        while flow.is_continue() && changes.key().is_some() {
+            flow = changes.show(&mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// The recent layer, if no other row that was flushed lies at or after `start`.
+    fn recent_from(&self, table: Table, start: Bound<&[u8]>) -> Option<&Changes> {
+        let recent = self.recent.as_deref().filter(|_| table.grows_at_its_end())?;
+        let (Bound::Included(start) | Bound::Excluded(start)) = start else { return None };
+        let changes = &recent[table as usize];
+        changes.get_min().filter(|(first, _)| first.as_ref() <= start).map(|_| changes)
+    }
+
+    /// The changes of both layers; there is a key between the bounds.
+    fn changes<'a>(&'a self, table: Table, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Merged<'a> {
         let changes = |layer: &'a Layer| {
             let changes = &layer[table as usize];
             (!changes.is_empty()).then(|| changes.range::<_, [u8]>((start, end)).peekable())
         };
-        Ok(Rows {
-            active: changes(&self.active),
-            frozen: self.frozen.as_deref().and_then(changes),
-            base: Some(self.base.range(table, start, end)?.peekable()),
-        })
+        Merged { active: changes(&self.active), frozen: self.frozen.as_deref().and_then(changes) }
     }
 }
 
@@ -121,15 +180,25 @@ impl View for OverlayView {
     ) -> Result<Box<dyn Iterator<Item = Row> + 'a>, Fatal> {
         Ok(Box::new(self.range(table, start, end)?))
     }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fatal> {
+        self.scan(table, start, end, visit)
+    }
 }
 
 type LayerRows<'a> = Peekable<RangedIter<'a, Bytes, Option<Bytes>, DefaultSharedPtr>>;
 
-/// The rows of a range, merged from the three levels; the uppermost level that has a key decides.
-pub struct Rows<'a> {
+/// The changes of a range, merged from the two layers; the upper one decides.
+#[derive(Default)]
+struct Merged<'a> {
     active: Option<LayerRows<'a>>,
     frozen: Option<LayerRows<'a>>,
-    base: Option<Peekable<Box<dyn Iterator<Item = Row> + 'a>>>,
 }
 
 /// The key at the head of a layer; an exhausted layer is dropped, so that later calls are cheap.
@@ -141,17 +210,52 @@ fn head<'a>(layer: &mut Option<LayerRows<'a>>) -> Option<&'a Bytes> {
     key
 }
 
+impl<'a> Merged<'a> {
+    /// The next change's key.
+    fn key(&mut self) -> Option<&'a Bytes> {
+        match (head(&mut self.active), head(&mut self.frozen)) {
+            (Some(active), Some(frozen)) => Some(active.min(frozen)),
+            (key, None) | (None, key) => key,
+        }
+    }
+
+    /// The next change.
+    fn next(&mut self) -> Option<(&'a Bytes, &'a Option<Bytes>)> {
+        let key = self.key()?;
+        let mut change = None;
+        if head(&mut self.frozen) == Some(key) {
+            change = self.frozen.as_mut().and_then(Iterator::next);
+        }
+        if head(&mut self.active) == Some(key) {
+            change = self.active.as_mut().and_then(Iterator::next);
+        }
+        change
+    }
+
+    /// Shows the next change's row, unless that was deleted.
+    fn show(
+        &mut self,
+        visit: &mut impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Fatal>,
+    ) -> Result<ControlFlow<()>, Fatal> {
+        match self.next() {
+            Some((key, Some(value))) => visit(key, value),
+            _ => Ok(ControlFlow::Continue(())),
+        }
+    }
+}
+
+/// The rows of a range, merged from the changes and what lies below them; a change decides.
+pub struct Rows<'a> {
+    changes: Merged<'a>,
+    base: Option<Peekable<Box<dyn Iterator<Item = Row> + 'a>>>,
+}
+
 impl Iterator for Rows<'_> {
     type Item = Row;
 
     fn next(&mut self) -> Option<Row> {
         loop {
-            let (active, frozen) = (head(&mut self.active), head(&mut self.frozen));
-            let upper = match (active, frozen) {
-                (None, None) => return self.base.as_mut()?.next(),
-                (Some(active), Some(frozen)) => active.min(frozen),
-                (Some(key), None) | (None, Some(key)) => key,
-            };
+            let Some(upper) = self.changes.key() else { return self.base.as_mut()?.next() };
             if let Some(base) = &mut self.base {
                 match base.peek() {
                     Some(Ok((key, _))) if key > upper => {}
@@ -160,14 +264,7 @@ impl Iterator for Rows<'_> {
                     None => self.base = None,
                 }
             }
-            let mut change = None;
-            if frozen == Some(upper) {
-                change = self.frozen.as_mut().and_then(Iterator::next);
-            }
-            if active == Some(upper) {
-                change = self.active.as_mut().and_then(Iterator::next);
-            }
-            if let Some((key, Some(value))) = change {
+            if let Some((key, Some(value))) = self.changes.next() {
                 return Some(Ok((key.clone(), value.clone())));
             }
         }
@@ -305,7 +402,18 @@ mod tests {
     }
 
     fn rows(view: &OverlayView, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Vec<(Bytes, Bytes)> {
-        view.range(Table::Index, start, end).unwrap().map(Result::unwrap).collect()
+        let rows: Vec<_> = view.range(Table::Index, start, end).unwrap().map(Result::unwrap).collect();
+        // A scan shows the same, up to wherever it is stopped.
+        for shown_max in [1, 3, usize::MAX] {
+            let mut shown = Vec::new();
+            let visit = |key: &[u8], value: &[u8]| {
+                shown.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                Ok(if shown.len() < shown_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            };
+            view.scan(Table::Index, start, end, visit).unwrap();
+            assert_eq!(shown, rows[..rows.len().min(shown_max)]);
+        }
+        rows
     }
 
     #[test]
@@ -358,6 +466,36 @@ mod tests {
                     rows(&view, Bound::Unbounded, Bound::Unbounded),
                     model.into_iter().collect::<Vec<_>>()
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn scans_of_the_history_do_not_depend_on_flushes() {
+        let backend = MemBackend::new();
+        let mut overlay = Overlay::new(&backend).unwrap();
+        let mut model = Vec::new();
+        for step in 0..60 {
+            let (key, value) = (key(step), Bytes::from(format!("{step}")));
+            overlay.set(Table::History, key.clone(), Some(value.clone()));
+            model.push((key, value));
+            // From no layer to all three.
+            match step {
+                9 | 29 | 49 => {
+                    backend.commit(&overlay.take_flush().unwrap().into_batch()).unwrap();
+                    overlay.flushed(&backend).unwrap();
+                }
+                54 => drop(overlay.take_flush().unwrap()),
+                _ => {}
+            }
+            for (from, (start, _)) in model.iter().enumerate() {
+                let mut shown = Vec::new();
+                let visit = |key: &[u8], value: &[u8]| {
+                    shown.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                    Ok(ControlFlow::Continue(()))
+                };
+                overlay.view().scan(Table::History, Bound::Included(start), Bound::Unbounded, visit).unwrap();
+                assert_eq!(shown, model[from..], "step {step} from {from}");
             }
         }
     }

@@ -15,18 +15,20 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
-    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition,
-    WriteTransaction,
+    AccessGuard, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 
 use super::checked::{Checked, Fault};
 use super::overlay::no_keys_between;
-use super::{Backend, Batch, Row, Size, Table, View};
+use super::{Backend, Batch, Row, Size, Table, View, Visit};
 use crate::error::Fatal;
 use crate::planted::{self, Bug};
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+/// A key or value where it lies, in a page of the cache.
+type Guard = AccessGuard<'static, &'static [u8]>;
 
 /// Stored bytes, so that the size in use needs no walk over the trees.
 const STORED: TableDefinition<'static, (), u64> = TableDefinition::new("stored_bytes");
@@ -304,6 +306,27 @@ struct RedbView {
 }
 
 impl RedbView {
+    /// Rows in ascending order of key, where they lie.
+    fn rows<'a>(
+        &'a self,
+        table: Table,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+    ) -> Result<impl Iterator<Item = Result<(Guard, Guard), Fatal>> + use<'a>, Fatal> {
+        let mut last = match start {
+            Bound::Included(key) | Bound::Excluded(key) => key.to_vec(),
+            Bound::Unbounded => Vec::new(),
+        };
+        let rows = self.tables[table as usize].range::<&[u8]>((start, end));
+        let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
+        Ok(rows.map(move |row| {
+            let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
+            last.clear();
+            last.extend_from_slice(key.value());
+            Ok((key, value))
+        }))
+    }
+
     /// The failure to read at or after a key.
     fn unreadable(&self, table: Table, place: &str, key: &[u8], error: &dyn Display) -> Fatal {
         self.opened.fatal(&format!("reading table {table:?}, {place} {}", key.escape_ascii()), error)
@@ -332,17 +355,30 @@ impl View for RedbView {
         if no_keys_between(start, end) {
             return Ok(Box::new(std::iter::empty()));
         }
-        let mut last = match start {
-            Bound::Included(key) | Bound::Excluded(key) => Bytes::copy_from_slice(key),
-            Bound::Unbounded => Bytes::new(),
-        };
-        let rows = self.tables[table as usize].range::<&[u8]>((start, end));
-        let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
-        Ok(Box::new(rows.map(move |row| {
-            let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
-            last = Bytes::copy_from_slice(key.value());
-            Ok((last.clone(), Bytes::copy_from_slice(value.value())))
+        let rows = self.rows(table, start, end)?;
+        Ok(Box::new(rows.map(|row| {
+            let (key, value) = row?;
+            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
         })))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fatal> {
+        if no_keys_between(start, end) {
+            return Ok(());
+        }
+        for row in self.rows(table, start, end)? {
+            let (key, value) = row?;
+            if visit(key.value(), value.value())?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

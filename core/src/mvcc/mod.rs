@@ -2,15 +2,17 @@
 //!
 //! A request enters through [`Store`], the only writer, or is answered by a [`StoreView`], an
 //! immutable moment of it. `record` has the bytes of the rows, `txn` transactions, `check` the rules
-//! that a request must pass before it is proposed, `compact` the physical removal of old revisions
-//! and `hash` etcd's HashKV.
+//! that a request must pass before it is proposed, `found` how the values of long answers are read,
+//! `compact` the physical removal of old revisions and `hash` etcd's HashKV.
 //!
 //! **Invariant:** the state after a command is a pure function of the command and the state before.
 //! When rows were flushed or physically compacted can never be seen in an answer.
 
 mod check;
 mod compact;
+mod copies;
 mod counts;
+mod found;
 mod hash;
 mod record;
 mod store;

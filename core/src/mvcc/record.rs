@@ -45,6 +45,14 @@ pub(super) struct Record {
     pub(super) meta: Meta,
 }
 
+/// A history row where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecordRef<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) meta: Meta,
+}
+
 /// An index row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexRow {
@@ -157,16 +165,8 @@ impl Record {
 
     /// The history row at `revision`.
     pub(super) fn decode(revision: &[u8], row: &Bytes) -> Result<Self, Fatal> {
-        let decode = || {
-            let mut cursor = Cursor(row);
-            let meta = cursor.meta()?;
-            let key_len = usize::try_from(cursor.number()?).ok()?;
-            let key = row.slice_ref(cursor.take(key_len)?);
-            let value = row.slice_ref(cursor.0);
-            let sound = !key.is_empty() && (!meta.tombstone || value.is_empty());
-            sound.then_some(Self { key, value, meta })
-        };
-        decode().ok_or_else(|| corrupt(Table::History, revision, "not a change"))
+        let RecordRef { key, value, meta } = RecordRef::decode(revision, row)?;
+        Ok(Self { key: row.slice_ref(key), value: row.slice_ref(value), meta })
     }
 
     /// The change as a client sees it: of a deletion, the key and its revision.
@@ -179,6 +179,21 @@ impl Record {
             value: self.value,
             lease: self.meta.lease,
         }
+    }
+}
+
+impl<'a> RecordRef<'a> {
+    /// The history row at `revision`.
+    pub(super) fn decode(revision: &[u8], row: &'a [u8]) -> Result<Self, Fatal> {
+        let decode = || {
+            let mut cursor = Cursor(row);
+            let meta = cursor.meta()?;
+            let key_len = usize::try_from(cursor.number()?).ok()?;
+            let (key, value) = (cursor.take(key_len)?, cursor.0);
+            let sound = !key.is_empty() && (!meta.tombstone || value.is_empty());
+            sound.then_some(Self { key, value, meta })
+        };
+        decode().ok_or_else(|| corrupt(Table::History, revision, "not a change"))
     }
 }
 

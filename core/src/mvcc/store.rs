@@ -362,6 +362,7 @@ impl Store {
 
     fn live_keys(&self, range: &KeyRange, found: &mut Vec<(Bytes, IndexRow)>) -> Result<(), Fatal> {
         self.view().visit(range, i64::MAX, None, |key, version| {
+            let key = Bytes::copy_from_slice(key);
             found.push((key, IndexRow { latest: version.at, meta: version.meta }));
             Ok(ControlFlow::Continue(()))
         })?;

@@ -1,5 +1,6 @@
 //! Each rule of the store on its own, and HashKV against values that etcd 3.4.23 gave.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,8 +8,9 @@ use bytes::Bytes;
 use super::*;
 use crate::api::*;
 use crate::backend::mem::MemBackend;
-use crate::backend::{Backend, Table};
+use crate::backend::{Backend, Batch, Table};
 use crate::error::Error;
+use crate::rng::Rng;
 use crate::types::{EventKind, KeyValue, Revision};
 
 fn bytes(text: &str) -> Bytes {
@@ -551,4 +553,76 @@ fn hashes_are_those_of_etcd() {
     assert_eq!(fixture.hash(0), Ok((65_189_333, 19)));
     fixture.compact(21);
     assert_eq!(fixture.hash(0), Ok((2_012_309_563, 21)));
+}
+
+#[test]
+fn long_answers_have_the_value_of_each_key_wherever_it_is() {
+    for seed in 0..60 {
+        let mut rng = Rng::new(seed);
+        let mut fixture = Fixture::new();
+        let mut expected = BTreeMap::new();
+        for step in 0..400 {
+            // Few keys that change often lie together, one of many alone; some share a revision.
+            let spread = [10, 40, 300][rng.below(3) as usize];
+            let key = |rng: &mut Rng| format!("{:03}", rng.below(spread));
+            let value = "v".repeat(rng.below(20) as usize) + &step.to_string();
+            match rng.below(20) {
+                0 => fixture.flush(),
+                1 if rng.chance(1, 4) && fixture.store.revision() > 20 => {
+                    let compacted = fixture.store.compact_revision().max(1);
+                    let revision = compacted + 1 + rng.below(10) as i64;
+                    if revision <= fixture.store.revision() {
+                        fixture.compact(revision);
+                    }
+                }
+                2 => {
+                    let key = key(&mut rng);
+                    fixture.delete(&key, "");
+                    expected.remove(&bytes(&key));
+                }
+                3 => {
+                    let keys: BTreeSet<String> = (0..12).map(|_| key(&mut rng)).collect();
+                    let puts = keys.iter().map(|key| RequestOp::Put(put(key, &value))).collect();
+                    fixture.txn(&TxnRequest { success: puts, ..TxnRequest::default() }).unwrap();
+                    expected.extend(keys.iter().map(|key| (bytes(key), bytes(&value))));
+                }
+                _ => {
+                    let key = key(&mut rng);
+                    fixture.put(&key, &value);
+                    expected.insert(bytes(&key), bytes(&value));
+                }
+            }
+            if step % 10 == 9 {
+                let found = fixture.range(&all()).kvs.into_iter().map(|kv| (kv.key, kv.value));
+                assert!(found.eq(expected.clone()), "seed {seed} step {step}");
+            }
+        }
+        let by_value = RangeRequest { sort_target: SortTarget::Value, ..all() };
+        let sorted = RangeRequest { sort_order: SortOrder::Ascend, limit: 100, ..by_value };
+        let mut expected: Vec<Bytes> = expected.into_values().collect();
+        expected.sort();
+        expected.truncate(100);
+        let found = fixture.range(&sorted).kvs.into_iter().map(|kv| kv.value);
+        assert!(found.eq(expected), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_long_answer_misses_no_value_in_silence() {
+    let mut fixture = Fixture::new();
+    for key in 0..20 {
+        fixture.put(&format!("{key:02}"), "v");
+    }
+    fixture.flush();
+    for lost in 2..22 {
+        let row = Bytes::copy_from_slice(&Revision::new(lost, 0).to_bytes());
+        let view = fixture.backend.view().unwrap();
+        let value = view.get(Table::History, &row).unwrap();
+        let set = |value| Batch { changes: vec![(Table::History, row.clone(), value)] };
+        fixture.backend.commit(&set(None)).unwrap();
+        fixture.store.refresh().unwrap();
+        let error = fixture.store.view().range(&all(), None).unwrap_err();
+        assert!(error.0.contains(&row.escape_ascii().to_string()), "{error}");
+        fixture.backend.commit(&set(value)).unwrap();
+    }
 }

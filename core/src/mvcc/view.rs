@@ -13,7 +13,9 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
+use super::copies::Copies;
 use super::counts::ReadCounts;
+use super::found::Found;
 use super::record::{IndexRow, Meta, Record, corrupt};
 use super::store::{Change, META_COMPACT_REVISION, META_KEYS, META_REVISION};
 use crate::api::{RangeRequest, RangeResponse, SortOrder, SortTarget};
@@ -50,7 +52,7 @@ pub type StoreRow = Result<(Table, Bytes, Bytes), Fatal>;
 pub(super) struct Version {
     pub(super) at: Revision,
     pub(super) meta: Meta,
-    value: Option<Bytes>,
+    pub(super) value: Option<Bytes>,
 }
 
 fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
@@ -97,7 +99,7 @@ impl StoreView {
     pub(super) fn value(&self, revision: Revision) -> Result<Bytes, Fatal> {
         match self.record(revision)? {
             Some(record) if !record.meta.tombstone => Ok(record.value),
-            _ => Err(corrupt(Table::History, &revision.to_bytes(), "the index points here, but no put does")),
+            _ => Err(no_put(revision)),
         }
     }
 
@@ -118,15 +120,6 @@ impl StoreView {
         Ok((!version.meta.tombstone).then_some(version))
     }
 
-    /// A version with its value.
-    pub(super) fn key_value(&self, key: Bytes, version: Version) -> Result<KeyValue, Fatal> {
-        let value = match version.value {
-            Some(value) => value,
-            None => self.value(version.at)?,
-        };
-        Ok(key_value(key, version.at, &version.meta, value))
-    }
-
     /// Calls `visit` for every key of the range that is live at `revision`, in ascending order, until
     /// it breaks or `rows_max` index rows were seen. Returns whether the range was finished.
     pub(super) fn visit(
@@ -134,13 +127,13 @@ impl StoreView {
         range: &KeyRange,
         revision: i64,
         rows_max: Option<usize>,
-        mut visit: impl FnMut(Bytes, Version) -> Result<ControlFlow<()>, Fatal>,
+        mut visit: impl FnMut(&[u8], Version) -> Result<ControlFlow<()>, Fatal>,
     ) -> Result<bool, Fatal> {
         if let KeyRange::Single(key) = range {
             if let Some(row) = self.index(key)?
                 && let Some(version) = self.version_at(row, revision)?
             {
-                let _ = visit(key.clone(), version)?;
+                let _ = visit(key, version)?;
             }
             return Ok(true);
         }
@@ -148,19 +141,24 @@ impl StoreView {
             return Ok(true);
         }
         let (start, end) = bounds(range);
-        for (seen, row) in self.rows.range(Table::Index, start, end)?.enumerate() {
+        let (mut seen, mut finished) = (0, true);
+        self.rows.scan(Table::Index, start, end, |key, row| {
             if rows_max.is_some_and(|max| seen >= max) {
-                return Ok(false);
+                finished = false;
+                return Ok(ControlFlow::Break(()));
             }
-            let (key, row) = row?;
-            let row = IndexRow::decode(&key, &row)?;
-            if let Some(version) = self.version_at(row, revision)?
-                && visit(key, version)?.is_break()
-            {
-                break;
+            seen += 1;
+            let row = IndexRow::decode(key, row)?;
+            // Nearly every row of a long read of the present, which must not pay for the walk.
+            if row.latest.main <= revision && !row.meta.tombstone {
+                return visit(key, Version { at: row.latest, meta: row.meta, value: None });
             }
-        }
-        Ok(true)
+            match self.version_at(row, revision)? {
+                Some(version) => visit(key, version),
+                None => Ok(ControlFlow::Continue(())),
+            }
+        })?;
+        Ok(finished)
     }
 
     /// Answers a range request. `rows_max` bounds the index rows that may be visited.
@@ -192,11 +190,13 @@ impl StoreView {
         } else {
             limit.saturating_add(1)
         };
-        let (mut count, mut found) = (0_i64, Vec::new());
-        let finished = self.visit(&request.range(), revision, rows_max, |key, version| {
+        let range = request.range();
+        let (mut count, mut found, mut copies) = (0_i64, Vec::new(), Copies::default());
+        let finished = self.visit(&range, revision, rows_max, |key, version| {
             count += 1;
             if !request.count_only && found.len() < fetched_max {
-                found.push((key, version));
+                let key = if let KeyRange::Single(key) = &range { key.clone() } else { copies.copy(key) };
+                found.push(Found::new(key, version));
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -204,28 +204,26 @@ impl StoreView {
             return Ok(Ok(Ranged::TooLong));
         }
         if filtered {
-            found.retain(|(_, version)| passes(request, version));
+            found.retain(|found| passes(request, &found.kv));
         }
-        self.sort(request, &mut found)?;
+        self.sort(request, &mut found, &mut copies)?;
         let more = found.len() > limit;
         found.truncate(limit);
-        let kvs = found.into_iter().map(|(key, version)| {
-            if request.keys_only {
-                Ok(key_value(key, version.at, &version.meta, Bytes::new()))
-            } else {
-                self.key_value(key, version)
-            }
-        });
-        let kvs = kvs.collect::<Result<_, _>>()?;
+        if request.keys_only {
+            found.iter_mut().for_each(|found| found.kv.value = Bytes::new());
+        } else {
+            self.fetch_values(&mut found, &mut copies)?;
+        }
+        let kvs = found.into_iter().map(|found| found.kv).collect();
         Ok(Ok(Ranged::Done(RangeResponse { kvs, more, count })))
     }
 
-    fn sort(&self, request: &RangeRequest, found: &mut [(Bytes, Version)]) -> Result<(), Fatal> {
+    fn sort(&self, request: &RangeRequest, found: &mut [Found], copies: &mut Copies) -> Result<(), Fatal> {
         let descending = request.sort_order == SortOrder::Descend;
-        let number = |version: &Version| match request.sort_target {
-            SortTarget::Version => version.meta.version,
-            SortTarget::Create => version.meta.create_revision,
-            SortTarget::Mod => version.at.main,
+        let number = |found: &Found| match request.sort_target {
+            SortTarget::Version => found.kv.version,
+            SortTarget::Create => found.kv.create_revision,
+            SortTarget::Mod => found.kv.mod_revision,
             SortTarget::Key | SortTarget::Value => 0,
         };
         let directed = |order: Ordering| if descending { order.reverse() } else { order };
@@ -233,14 +231,10 @@ impl StoreView {
             SortTarget::Key if descending => found.reverse(),
             SortTarget::Key => {}
             SortTarget::Value => {
-                for (_, version) in found.iter_mut() {
-                    if version.value.is_none() {
-                        version.value = Some(self.value(version.at)?);
-                    }
-                }
-                found.sort_by(|left, right| directed(left.1.value.cmp(&right.1.value)));
+                self.fetch_values(found, copies)?;
+                found.sort_by(|left, right| directed(left.kv.value.cmp(&right.kv.value)));
             }
-            _ => found.sort_by(|left, right| directed(number(&left.1).cmp(&number(&right.1)))),
+            _ => found.sort_by(|left, right| directed(number(left).cmp(&number(right)))),
         }
         Ok(())
     }
@@ -367,19 +361,13 @@ impl StoreView {
     }
 }
 
-fn passes(request: &RangeRequest, version: &Version) -> bool {
-    let within = |number: i64, min: i64, max: i64| (min == 0 || number >= min) && (max == 0 || number <= max);
-    within(version.at.main, request.min_mod_revision, request.max_mod_revision)
-        && within(version.meta.create_revision, request.min_create_revision, request.max_create_revision)
+/// The report of an index row without its put.
+pub(super) fn no_put(revision: Revision) -> Fatal {
+    corrupt(Table::History, &revision.to_bytes(), "the index points here, but no put does")
 }
 
-fn key_value(key: Bytes, at: Revision, meta: &Meta, value: Bytes) -> KeyValue {
-    KeyValue {
-        key,
-        create_revision: meta.create_revision,
-        mod_revision: at.main,
-        version: meta.version,
-        value,
-        lease: meta.lease,
-    }
+fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
+    let within = |number: i64, min: i64, max: i64| (min == 0 || number >= min) && (max == 0 || number <= max);
+    within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
+        && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
 }

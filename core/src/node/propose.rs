@@ -41,7 +41,8 @@ pub(super) struct Routing {
     waiting: VecDeque<Proposal>,
     /// Those that were sent to the leader, in case it refuses.
     sent: BTreeMap<u64, Proposal>,
-    /// Those whose leader was lost, with its term: nobody knows yet what became of them.
+    /// Those whose leader was lost, or could not append them, with its term: nobody knows yet what
+    /// becomes of them.
     unknown: BTreeMap<u64, (Term, Proposal)>,
     /// Those that may have been applied in what a snapshot replaced: nobody will ever know.
     hidden: BTreeSet<u64>,
@@ -267,7 +268,10 @@ impl Node {
         let Some(proposal) = self.routing.sent.get(&id.seq).cloned() else { return };
         match refusal {
             Refusal::NotNow => {
-                self.route(&proposal);
+                if !self.routing.hidden.contains(&id.seq) {
+                    self.routing.sent.remove(&id.seq);
+                    self.routing.unknown.insert(id.seq, (term, proposal));
+                }
             }
             Refusal::NotLeader => {
                 self.routing.sent.remove(&id.seq);
@@ -277,6 +281,20 @@ impl Node {
                 self.routing.sent.remove(&id.seq);
                 self.finish(id.seq, Err(error));
             }
+        }
+    }
+
+    /// With each tick, asks a leader again that could not append: at once, every copy of its refusal
+    /// would become another question.
+    pub(super) fn ask_again(&mut self) {
+        if self.leader == 0 || self.leader == self.config.member_id {
+            return;
+        }
+        let term = self.term;
+        let refused = self.routing.unknown.extract_if(.., |_, (asked, _)| *asked == term);
+        let refused: Vec<Proposal> = refused.map(|(_, (_, proposal))| proposal).collect();
+        for proposal in refused {
+            self.route(&proposal);
         }
     }
 

@@ -191,6 +191,9 @@ impl Node {
         if self.timers.next_tick <= self.now {
             self.timers.next_tick = self.now + self.config.heartbeat;
         }
+        if ticks > 0 {
+            self.ask_again();
+        }
     }
 
     fn work_leases(&mut self) {

@@ -248,3 +248,22 @@ fn a_queued_change_is_judged_again_when_its_turn_comes() {
         assert_eq!(world.members[&leader].node.status().members.len(), 4);
     }
 }
+
+/// Sim seed 70981 of 60 s: every copy of a refusal made the follower ask again, and messages multiplied.
+#[test]
+fn copies_of_a_refusal_do_not_multiply_what_is_asked() {
+    let (mut world, leader, follower) = settled(|_| {});
+    let term = world.members[&leader].node.status().term;
+    world.next_id += 1;
+    let id = world.next_id;
+    world.input(follower, Input::Request { id, request: put("a", "1"), timeout: None });
+    world.messages.clear();
+    for _ in 0..3 {
+        let message = refused(&world, term, follower, id, Refusal::NotNow);
+        world.input(follower, Input::Peer { from: leader, message });
+        assert_eq!(asked(&take(&mut world, follower, leader)), [0; 0]);
+    }
+    world.now = world.now + Duration::from_millis(100);
+    world.input(follower, Input::Wakeup);
+    assert_eq!(asked(&take(&mut world, follower, leader)), [term]);
+}

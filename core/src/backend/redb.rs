@@ -299,6 +299,14 @@ impl Backend for RedbBackend {
     }
 }
 
+/// Where a range begins.
+fn key_of(start: Bound<&[u8]>) -> &[u8] {
+    match start {
+        Bound::Included(key) | Bound::Excluded(key) => key,
+        Bound::Unbounded => b"",
+    }
+}
+
 /// A read transaction. The tables come first, so that they are dropped before their database.
 struct RedbView {
     tables: Vec<Rows>,
@@ -306,27 +314,6 @@ struct RedbView {
 }
 
 impl RedbView {
-    /// Rows in ascending order of key, where they lie.
-    fn rows<'a>(
-        &'a self,
-        table: Table,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-    ) -> Result<impl Iterator<Item = Result<(Guard, Guard), Fatal>> + use<'a>, Fatal> {
-        let mut last = match start {
-            Bound::Included(key) | Bound::Excluded(key) => key.to_vec(),
-            Bound::Unbounded => Vec::new(),
-        };
-        let rows = self.tables[table as usize].range::<&[u8]>((start, end));
-        let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
-        Ok(rows.map(move |row| {
-            let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
-            last.clear();
-            last.extend_from_slice(key.value());
-            Ok((key, value))
-        }))
-    }
-
     /// The failure to read at or after a key.
     fn unreadable(&self, table: Table, place: &str, key: &[u8], error: &dyn Display) -> Fatal {
         self.opened.fatal(&format!("reading table {table:?}, {place} {}", key.escape_ascii()), error)
@@ -355,9 +342,13 @@ impl View for RedbView {
         if no_keys_between(start, end) {
             return Ok(Box::new(std::iter::empty()));
         }
-        let rows = self.rows(table, start, end)?;
-        Ok(Box::new(rows.map(|row| {
-            let (key, value) = row?;
+        let mut last = key_of(start).to_vec();
+        let rows = self.tables[table as usize].range::<&[u8]>((start, end));
+        let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
+        Ok(Box::new(rows.map(move |row| {
+            let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
+            last.clear();
+            last.extend_from_slice(key.value());
             Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
         })))
     }
@@ -372,11 +363,21 @@ impl View for RedbView {
         if no_keys_between(start, end) {
             return Ok(());
         }
-        for row in self.rows(table, start, end)? {
-            let (key, value) = row?;
+        let rows = self.tables[table as usize].range::<&[u8]>((start, end));
+        let rows = rows.map_err(|error| self.unreadable(table, "from key", key_of(start), &error))?;
+        let mut last: Option<Guard> = None;
+        for row in rows {
+            let (key, value) = match row {
+                Ok(row) => row,
+                Err(error) => {
+                    let last = last.as_ref().map_or(key_of(start), |key| key.value());
+                    return Err(self.unreadable(table, "after key", last, &error));
+                }
+            };
             if visit(key.value(), value.value())?.is_break() {
                 break;
             }
+            last = Some(key);
         }
         Ok(())
     }

@@ -106,14 +106,16 @@ impl<'a> Cursor<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
+    #[inline]
     fn number(&mut self) -> Option<i64> {
-        let mut number = 0_u64;
-        for shift in (0..64).step_by(7) {
+        let (mut number, mut shift) = (0_u64, 0);
+        while shift < 64 {
             let byte = self.byte()?;
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return i64::try_from(number).ok();
             }
+            shift += 7;
         }
         None
     }

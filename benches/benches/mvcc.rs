@@ -21,7 +21,7 @@ use cairn_core::backend::mem::MemBackend;
 use cairn_core::backend::redb::{RedbBackend, RedbOptions};
 use cairn_core::mvcc::{Store, StoreOptions, compact_batch};
 use cairn_core::rng::Rng;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
 const KEYS: u64 = 100_000;
 const PUTS: u64 = 10_000;
@@ -130,6 +130,8 @@ fn mvcc(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("mvcc/{name}"));
         group.sample_size(10).warm_up_time(Duration::from_millis(500));
         group.measurement_time(Duration::from_secs(3));
+        // As many runs in each sample: the usual growing numbers make five times as many of long ones.
+        group.sampling_mode(SamplingMode::Flat);
         for rows in [1, 100] {
             group.throughput(Throughput::Elements(rows));
             group.bench_function(format!("range/{rows}"), |b| b.iter(|| bench.range(rows)));

@@ -40,7 +40,7 @@ impl Cluster {
                 let own = append.entries.iter().find(|before| before.index + 1 == entry.index);
                 let before = own.or_else(|| process.log.get(entry.index - 1)).map(|before| before.term);
                 // A single voter may use a term again if it was lost before anybody heard of it.
-                if self.options.members > 1 {
+                if !status.alone {
                     self.matching.appended(entry, before)?;
                 }
                 if leads && entry.term == status.term && !entry.data.is_empty() {

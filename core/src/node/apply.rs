@@ -201,6 +201,7 @@ impl Node {
                 Fatal(format!("a committed membership change cannot be applied: {error}"))
             })?;
             self.raw.mut_store().set_conf_state(conf_state.clone());
+            self.append.commit_due = true;
             snapshot::store_voters(&mut self.store, &conf_state);
             let leads_on = planted::on(Bug::RemovedLeaderLeads);
             if self.is_leader() && !self.voters().contains(&self.config.member_id) && !leads_on {

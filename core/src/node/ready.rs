@@ -30,6 +30,8 @@ pub(super) struct Appends {
     waiting: VecDeque<(u64, u64)>,
     /// Messages with the append that they wait for, in order.
     held: VecDeque<(u64, Vec<Message>)>,
+    /// The commit index shall be durable although nothing else is to be written.
+    pub(super) commit_due: bool,
 }
 
 impl Node {
@@ -67,6 +69,17 @@ impl Node {
             if self.failed {
                 return;
             }
+            self.persist_commit();
+        }
+    }
+
+    /// Makes the commit index of a change of the membership durable. A start goes by the members that are
+    /// applied: one that had forgotten the removal of its last peer would wait for that one's vote for ever.
+    fn persist_commit(&mut self) {
+        if std::mem::take(&mut self.append.commit_due) {
+            self.append.emitted += 1;
+            let append = Append { hard_state: Some(self.hard_state()), ..Append::default() };
+            self.emit(Output::Append { seq: self.append.emitted, append });
         }
     }
 

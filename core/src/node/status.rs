@@ -90,6 +90,8 @@ pub struct Progress {
     pub term: Term,
     pub committed: Index,
     pub applied: Index,
+    /// Whether no other member votes.
+    pub alone: bool,
 }
 
 impl Node {
@@ -100,6 +102,7 @@ impl Node {
             term: self.term,
             committed: self.raw.raft.raft_log.committed,
             applied: self.applied,
+            alone: self.raw.raft.prs().conf().voters().ids().len() == 1,
         }
     }
 

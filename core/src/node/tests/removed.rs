@@ -27,3 +27,18 @@ fn a_member_that_only_its_peers_can_tell_answers_who_asked_for_its_removal() {
     // Nobody knows what became of the rest.
     assert!(!world.replies.contains_key(&(follower, other)));
 }
+
+/// Sim seeds 101415 and 101976 of 60 s.
+#[test]
+fn a_member_that_is_left_alone_knows_so_after_a_restart() {
+    let mut world = World::new(2, |_| {});
+    world.run(Duration::from_secs(4));
+    let (leader, follower) = (world.leader().unwrap(), world.follower());
+    world.call(leader, Request::MemberRemove { id: follower }).unwrap();
+    world.members.remove(&follower);
+    // Nothing was flushed since.
+    world.restart(leader);
+    world.run(Duration::from_secs(4));
+    assert_eq!(world.leader(), Some(leader), "nobody else has to vote");
+    world.put(leader, "a", "1").unwrap();
+}

@@ -215,7 +215,6 @@ fn create(
     }
     let (backend, backend_file) = open_backend(config, dir)?;
     backend.commit(batch).map_err(|fatal| fatal.0)?;
-    data_dir::sync_dir(&dir.snap()).map_err(|error| error.to_string())?;
     let first = Append { log_start: Some(log_start), entries: Vec::new(), hard_state: Some(hard_state) };
     let wal_times = disk.times();
     let wal = Wal::create(disk, metadata, &first, wal_options(config)).map_err(|error| error.to_string())?;
@@ -241,6 +240,11 @@ fn open_backend(config: &Config, dir: &DataDir) -> Result<(Arc<RedbBackend>, Fil
     let path = dir.backend();
     let (file, state) = BackendFile::open(&path)
         .map_err(|error| format!("cannot open backend {}: {error}", path.display()))?;
+    if !config.unsafe_no_fsync {
+        // A name that was seen, perhaps that of a snapshot installed just before a crash, must not be gone
+        // after the next one.
+        data_dir::sync_dir(&dir.snap()).map_err(|error| format!("{}: {error}", dir.snap().display()))?;
+    }
     let options = RedbOptions { fsync: !config.unsafe_no_fsync, ..RedbOptions::default() };
     RedbBackend::open(file, options)
         .map(|backend| (Arc::new(backend), state))

@@ -117,6 +117,8 @@ impl Store {
         for leftover in [INCOMING, DEFRAG] {
             let _ = disk.remove(Folder::Snap, leftover, generation);
         }
+        // A name that was seen must not be gone after the next crash.
+        disk.sync_folder(Folder::Snap, generation).map_err(|error| io("named", &error))?;
         let (backend, retired) = open_file(disk, DB, generation, engine)?;
         Ok(Self::Redb { backend: Arc::new(backend), retired, disk: disk.clone(), generation })
     }

@@ -180,6 +180,11 @@ impl RedbBackend {
         run().map_err(|error| opened.fatal(doing, &error))
     }
 
+    /// How the engine is run.
+    pub fn options(&self) -> RedbOptions {
+        self.options
+    }
+
     /// Copies the last commit into fresh storage, without the holes that deletions have left. The
     /// copy is taken from one view: a batch that is committed meanwhile is missing from it, so the
     /// caller holds commits back until it has called [`RedbBackend::replace`]. The copy is run by

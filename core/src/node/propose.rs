@@ -284,8 +284,8 @@ impl Node {
         }
     }
 
-    /// With each tick, asks a leader again that could not append: at once, every copy of its refusal
-    /// would become another question.
+    /// With each tick, asks a leader again that could not append, or that was lost and is back in its term:
+    /// it drops what it has accepted. At once, every copy of its refusal would become another question.
     pub(super) fn ask_again(&mut self) {
         if self.leader == 0 || self.leader == self.config.member_id {
             return;
@@ -321,11 +321,6 @@ impl Node {
             for proposal in std::mem::take(&mut self.routing.member_queue) {
                 self.give_back(proposal, term, Refusal::NotLeader);
             }
-        }
-        // The same leader is back: it drops what it has accepted.
-        if self.leader != 0 && !self.is_leader() {
-            let again = self.routing.unknown.extract_if(.., |_, (term, _)| *term == self.term);
-            self.routing.waiting.extend(again.map(|(_, (_, proposal))| proposal));
         }
         self.restart_reads();
         self.forward_again();

@@ -241,7 +241,7 @@ impl Storage {
         let _ = fs::remove_file(path);
         let (file, _) = BackendFile::for_copy(path).map_err(|error| error.to_string())?;
         let copy = || {
-            let options = RedbOptions { fsync: false, quick_repair: false, ..RedbOptions::default() };
+            let options = RedbOptions { fsync: false, quick_repair: false, ..self.backend.options() };
             drop(self.backend.copy_to(file, options)?);
             reopen_durable(path, self.fsync)
         };

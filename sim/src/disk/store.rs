@@ -192,7 +192,7 @@ impl Store {
         let Self::Redb { backend, disk, generation, .. } = self else { return Ok(None) };
         let file = create_file(disk, DEFRAG, *generation)?;
         let retired = file.retired.clone();
-        Ok(Some((backend.copy_to(file, RedbOptions::default())?, retired)))
+        Ok(Some((backend.copy_to(file, backend.options())?, retired)))
     }
 
     /// Takes a snapshot's rows in, beside the present state.

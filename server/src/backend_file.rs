@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cairn_core::backend::redb::RedbOptions;
 use cairn_net::bulk;
 use redb::StorageBackend;
 use rustix::fs::Advice;
@@ -56,6 +57,11 @@ const AHEAD_BYTES: u64 = 256 << 10;
 const AHEAD_PAUSE: Duration = Duration::from_millis(2);
 /// How much space is given back at once.
 const SHRINK_BYTES: u64 = 16 << 20;
+
+/// How a member runs the engine over such a file.
+pub(crate) fn options(fsync: bool) -> RedbOptions {
+    RedbOptions { fsync, pause: bulk::pause, ..RedbOptions::default() }
+}
 
 /// One open file.
 #[derive(Debug)]
@@ -135,6 +141,7 @@ impl StorageBackend for BackendFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        bulk::pause();
         self.file.read_exact_at(out, offset)
     }
 
@@ -147,6 +154,7 @@ impl StorageBackend for BackendFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        bulk::pause();
         self.change(|file| file.write_all_at(data, offset))?;
         self.hand_to_disk(offset, data.len() as u64);
         Ok(())

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cairn_core::api::Member;
-use cairn_core::backend::redb::{RedbBackend, RedbOptions};
+use cairn_core::backend::redb::RedbBackend;
 use cairn_core::backend::{Backend, Batch};
 use cairn_core::cluster::Cluster;
 use cairn_core::node::{Recovered, bootstrap_batch, force_new_cluster};
 use cairn_core::wal::{Append, HardState, LogStart, Metadata, TailReport, Wal, WalOptions};
 use cairn_net::http::fetch::fetch_members;
 
-use crate::backend_file::{BackendFile, FileState};
+use crate::backend_file::{self, BackendFile, FileState};
 use crate::config::{ClusterState, Config, Url, resolve_host, same_endpoints};
 use crate::data_dir::{self, DataDir};
 use crate::driver::hex;
@@ -245,8 +245,7 @@ fn open_backend(config: &Config, dir: &DataDir) -> Result<(Arc<RedbBackend>, Fil
         // after the next one.
         data_dir::sync_dir(&dir.snap()).map_err(|error| format!("{}: {error}", dir.snap().display()))?;
     }
-    let options = RedbOptions { fsync: !config.unsafe_no_fsync, ..RedbOptions::default() };
-    RedbBackend::open(file, options)
+    RedbBackend::open(file, backend_file::options(!config.unsafe_no_fsync))
         .map(|backend| (Arc::new(backend), state))
         .map_err(|fatal| format!("cannot open backend {}: {}", path.display(), fatal.0))
 }

@@ -122,6 +122,10 @@ pub trait View: Send + Sync + Debug {
         }
         Ok(())
     }
+
+    /// A place in long work over these rows where other threads may go first; see
+    /// [`redb::RedbOptions::pause`].
+    fn pause(&self) {}
 }
 
 /// A storage engine: atomic batches in, snapshots out.

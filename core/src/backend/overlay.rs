@@ -190,6 +190,10 @@ impl View for OverlayView {
     ) -> Result<(), Fatal> {
         self.scan(table, start, end, visit)
     }
+
+    fn pause(&self) {
+        self.base.pause();
+    }
 }
 
 type LayerRows<'a> = Peekable<RangedIter<'a, Bytes, Option<Bytes>, DefaultSharedPtr>>;

@@ -37,6 +37,9 @@ const ROW_OVERHEAD: u64 = 16;
 /// How much [`RedbBackend::copy_to`] writes in one transaction.
 const COPY_BYTES: usize = 8 << 20;
 
+/// Rows between two pauses: a small part of a scheduler's tick.
+const PAUSE_ROWS: usize = 16;
+
 fn definition(table: Table) -> Definition {
     TableDefinition::new(match table {
         Table::History => "history",
@@ -59,7 +62,7 @@ fn fatal(doing: &str, error: &dyn Display) -> Fatal {
 }
 
 /// How to run the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct RedbOptions {
     /// Memory for cached pages.
     pub cache_bytes: usize,
@@ -68,11 +71,14 @@ pub struct RedbOptions {
     /// Whether a commit also stores the allocator's state, so that opening after a crash does not
     /// walk the whole database. Costs a second sync a commit.
     pub quick_repair: bool,
+    /// Called every few rows that are read or written: where a thread that has much to do lets others
+    /// go first.
+    pub pause: fn(),
 }
 
 impl Default for RedbOptions {
     fn default() -> Self {
-        Self { cache_bytes: 32 << 20, fsync: true, quick_repair: true }
+        Self { cache_bytes: 32 << 20, fsync: true, quick_repair: true, pause: || {} }
     }
 }
 
@@ -246,10 +252,14 @@ fn apply(
     write: &WriteTransaction,
     table: Table,
     changes: &[(Table, Bytes, Option<Bytes>)],
+    pause: fn(),
 ) -> Result<(u64, u64), redb::Error> {
     let mut rows = write.open_table(definition(table))?;
     let (mut added, mut removed) = (0, 0);
-    for (_, key, value) in changes {
+    for (at, (_, key, value)) in changes.iter().enumerate() {
+        if at % PAUSE_ROWS == 0 {
+            pause();
+        }
         let size = |value: &[u8]| (key.len() + value.len()) as u64 + ROW_OVERHEAD;
         let old = match value {
             Some(value) => {
@@ -272,7 +282,7 @@ impl Backend for RedbBackend {
             let rows = read.open_table(definition(table));
             tables.push(rows.map_err(|e| opened.fatal("opening a view", &e))?);
         }
-        Ok(Arc::new(RedbView { tables, opened }))
+        Ok(Arc::new(RedbView { tables, opened, pause: self.options.pause }))
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), Fatal> {
@@ -286,7 +296,7 @@ impl Backend for RedbBackend {
         let mut stored = opened.stored.load(Ordering::Relaxed);
         self.write(&opened, "committing", |write| {
             for changes in batch.changes.chunk_by(|left, right| left.0 == right.0) {
-                let (added, removed) = apply(write, changes[0].0, changes)?;
+                let (added, removed) = apply(write, changes[0].0, changes, self.options.pause)?;
                 stored = (stored + added).saturating_sub(removed);
             }
             write.open_table(STORED)?.insert((), stored)?;
@@ -316,6 +326,7 @@ fn key_of(start: Bound<&[u8]>) -> &[u8] {
 struct RedbView {
     tables: Vec<Rows>,
     opened: Arc<Opened>,
+    pause: fn(),
 }
 
 impl RedbView {
@@ -333,6 +344,7 @@ impl std::fmt::Debug for RedbView {
 
 impl View for RedbView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        (self.pause)();
         let value = self.tables[table as usize].get(key);
         let value = value.map_err(|e| self.unreadable(table, "key", key, &e))?;
         Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
@@ -350,7 +362,10 @@ impl View for RedbView {
         let mut last = key_of(start).to_vec();
         let rows = self.tables[table as usize].range::<&[u8]>((start, end));
         let rows = rows.map_err(|error| self.unreadable(table, "from key", &last, &error))?;
-        Ok(Box::new(rows.map(move |row| {
+        Ok(Box::new(rows.enumerate().map(move |(at, row)| {
+            if at % PAUSE_ROWS == 0 {
+                (self.pause)();
+            }
             let (key, value) = row.map_err(|error| self.unreadable(table, "after key", &last, &error))?;
             last.clear();
             last.extend_from_slice(key.value());
@@ -371,7 +386,10 @@ impl View for RedbView {
         let rows = self.tables[table as usize].range::<&[u8]>((start, end));
         let rows = rows.map_err(|error| self.unreadable(table, "from key", key_of(start), &error))?;
         let mut last: Option<Guard> = None;
-        for row in rows {
+        for (at, row) in rows.enumerate() {
+            if at % PAUSE_ROWS == 0 {
+                (self.pause)();
+            }
             let (key, value) = match row {
                 Ok(row) => row,
                 Err(error) => {
@@ -385,6 +403,10 @@ impl View for RedbView {
             last = Some(key);
         }
         Ok(())
+    }
+
+    fn pause(&self) {
+        (self.pause)();
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::copies::Copies;
 use super::record::RecordRef;
 use super::view::{StoreView, Version, no_put};
-use crate::backend::Table;
+use crate::backend::{Table, View};
 use crate::error::Fatal;
 use crate::types::{KeyValue, Revision};
 
@@ -19,6 +19,8 @@ use crate::types::{KeyValue, Revision};
 const WALK_MIN: usize = 8;
 /// How many rows to step over rather than to look up the next one.
 const STEPS_MAX: usize = 4;
+/// Comparisons between two pauses of a sort.
+const PAUSE_COMPARES: usize = 1024;
 
 /// A row of an answer.
 #[derive(Debug)]
@@ -66,7 +68,14 @@ impl StoreView {
         let wanted = found.iter_mut().enumerate();
         let mut wanted: Vec<Wanted> =
             wanted.filter_map(|(place, found)| Some((found.value_at.take()?, place))).collect();
-        wanted.sort_unstable();
+        let mut compared = 0;
+        wanted.sort_unstable_by(|left, right| {
+            compared += 1;
+            if compared % PAUSE_COMPARES == 0 {
+                self.rows.pause();
+            }
+            left.cmp(right)
+        });
         let mut rest = &wanted[..];
         while let Some(((at, place), next)) = rest.split_first() {
             if near(*at, next) {

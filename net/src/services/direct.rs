@@ -10,7 +10,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,7 +20,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::rows::{ROWS_MIN, Rows};
+use super::rows::{Frames, ROWS_MIN};
 use super::{GRPC_OVERHEAD_BYTES, Member, ServerInfo, guard, kv};
 use crate::convert;
 use crate::handle::Handle;
@@ -146,16 +146,17 @@ impl Direct {
     async fn perform(&self, call: Call) -> Result<Reply, Status> {
         let member = &self.0.member;
         match call {
-            Call::Put(put) => kv::put(member, put).await.map(|reply| encode(&reply)),
-            Call::Range(range) => kv::range(member, range).await.map(|(header, rows)| {
+            Call::Put(put) => encode(&kv::put(member, put).await?),
+            Call::Range(range) => {
+                let (header, rows) = kv::range(member, range).await?;
                 if rows.kvs.len() < ROWS_MIN {
                     encode(&convert::range_response(header, rows))
                 } else {
-                    Reply::Rows(Box::new(Rows::new(header, rows)))
+                    Frames::start(header, rows).await.map(Reply::Rows)
                 }
-            }),
-            Call::Txn(txn) => kv::txn(member, txn).await.map(|reply| encode(&reply)),
-            Call::DeleteRange(delete) => kv::delete_range(member, delete).await.map(|reply| encode(&reply)),
+            }
+            Call::Txn(txn) => encode(&kv::txn(member, txn).await?),
+            Call::DeleteRange(delete) => encode(&kv::delete_range(member, delete).await?),
         }
     }
 }
@@ -237,7 +238,7 @@ enum Reply {
     /// A message with its prefix.
     Message(Bytes),
     /// A message that is encoded as it is sent.
-    Rows(Box<Rows>),
+    Rows(Frames),
 }
 
 impl Reply {
@@ -250,22 +251,28 @@ impl Reply {
     }
 
     /// The message's next bytes; `None` at its end.
-    fn next_frame(&mut self) -> Option<Bytes> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         match self {
-            Self::Message(message) => Some(std::mem::take(message)).filter(|message| !message.is_empty()),
-            Self::Rows(rows) => rows.next_frame(),
+            Self::Message(message) => {
+                Poll::Ready(Some(std::mem::take(message)).filter(|message| !message.is_empty()))
+            }
+            Self::Rows(frames) => frames.poll_next(context),
         }
     }
 }
 
 /// Encodes a message with its prefix.
-fn encode(message: &impl Message) -> Reply {
+///
+/// # Errors
+/// It is longer than etcd sends.
+fn encode(message: &impl Message) -> Result<Reply, Status> {
     let len = message.encoded_len();
+    guard::sendable(len)?;
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
     out.put_u8(0);
-    out.put_u32(u32::try_from(len).expect("a reply is smaller than 4 GiB"));
+    out.put_u32(len as u32);
     message.encode(&mut out).expect("there is room for it");
-    Reply::Message(out.freeze())
+    Ok(Reply::Message(out.freeze()))
 }
 
 fn refuse(status: Status) -> Response<ReplyBody> {
@@ -329,10 +336,12 @@ impl Body for ReplyBody {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
-        if let Some(frame) = this.reply.as_mut().and_then(Reply::next_frame) {
+        if let Some(reply) = &mut this.reply
+            && let Some(frame) = ready!(reply.poll_next(context))
+        {
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         this.reply = None;

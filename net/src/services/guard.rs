@@ -166,6 +166,21 @@ pub(super) fn too_large(status: &Status) -> Option<Status> {
     })
 }
 
+/// The longest message that is sent, as etcd has it.
+const SEND_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Judges the length of an answer before any of it is sent.
+///
+/// # Errors
+/// It is longer than etcd sends.
+pub(super) fn sendable(len: usize) -> Result<(), Status> {
+    if len <= SEND_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("grpc: trying to send message larger than max ({len} vs. {SEND_BYTES_MAX})");
+    Err(Status::resource_exhausted(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +194,15 @@ mod tests {
         for bad in ["", "S", "5", "5x", "123456789S", "-1S", "1\u{e9}"] {
             assert_eq!(timeout(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_of_two_gibibytes_is_refused() {
+        assert!(sendable(2_147_483_647).is_ok());
+        let status = sendable(2_147_483_648).unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let text = "grpc: trying to send message larger than max (2147483648 vs. 2147483647)";
+        assert_eq!(status.message(), text);
     }
 
     #[test]

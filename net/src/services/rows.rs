@@ -4,8 +4,12 @@
 //! touched for the first time. Here only its length is computed at once; the rows are written into
 //! frames as the transport takes them, and let go.
 //!
+//! A very long answer is measured and encoded on a thread of its own: the tasks of other connections
+//! would wait for their turn meanwhile.
+//!
 //! Invariant: the frames together are the message that `convert::range_response` is encoded to.
 
+use std::task::{Context, Poll};
 use std::vec::IntoIter;
 
 use bytes::{BufMut, Bytes};
@@ -13,12 +17,19 @@ use cairn_core::api::{Header, RangeResponse};
 use cairn_core::types::KeyValue;
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
 
-use crate::convert;
+use super::guard;
 use crate::proto::etcdserverpb as pb;
+use crate::{bulk, convert};
 
 /// Answers with fewer rows are encoded at once.
 pub(super) const ROWS_MIN: usize = 256;
+/// Answers with so many rows get a thread.
+const BULK_ROWS_MIN: usize = 50_000;
+/// Frames that such a thread is ahead of the transport.
+const AHEAD_MAX: usize = 16;
 /// A frame is closed when it has grown to this size.
 const FRAME_BYTES: usize = 64 << 10;
 /// Room for the row that closes it, unless it is a large one.
@@ -43,7 +54,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(top: Header, response: RangeResponse) -> Self {
+    fn new(top: Header, response: RangeResponse) -> Self {
         let RangeResponse { kvs, more, count } = response;
         let header = Some(convert::header(top));
         let header = pb::RangeResponse { header, ..pb::RangeResponse::default() };
@@ -52,18 +63,19 @@ impl Rows {
         let len = header.encoded_len() + rows + tail.len();
         let mut head = Vec::new();
         head.put_u8(0);
-        head.put_u32(u32::try_from(len).expect("a reply is smaller than 4 GiB"));
+        // A length that does not fit is refused before this is sent.
+        head.put_u32(len as u32);
         header.encode(&mut head).expect("a vector grows");
         Self { head, rows: kvs.into_iter(), tail, len }
     }
 
     /// The length of the message.
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.len
     }
 
     /// The next piece of the message with its prefix; `None` at the end.
-    pub(super) fn next_frame(&mut self) -> Option<Bytes> {
+    fn next_frame(&mut self) -> Option<Bytes> {
         let mut frame = std::mem::take(&mut self.head);
         if self.rows.len() > 0 {
             frame.reserve(FRAME_BYTES + ROW_BYTES);
@@ -80,6 +92,72 @@ impl Rows {
             frame.append(&mut self.tail);
         }
         (!frame.is_empty()).then(|| frame.into())
+    }
+}
+
+/// Where an answer's frames come from.
+#[derive(Debug)]
+pub(super) enum Frames {
+    /// From the task that sends them.
+    Here(Box<Rows>),
+    /// From a thread.
+    Bulk { len: usize, frames: mpsc::Receiver<Bytes> },
+}
+
+impl Frames {
+    /// Begins to encode an answer.
+    ///
+    /// # Errors
+    /// It is longer than etcd sends.
+    pub(super) async fn start(top: Header, response: RangeResponse) -> Result<Self, Status> {
+        let frames = if response.kvs.len() < BULK_ROWS_MIN {
+            Self::Here(Box::new(Rows::new(top, response)))
+        } else {
+            Self::start_bulk(top, response).await
+        };
+        guard::sendable(frames.len())?;
+        Ok(frames)
+    }
+
+    async fn start_bulk(top: Header, response: RangeResponse) -> Self {
+        let (measured, len) = oneshot::channel();
+        let (ready, frames) = mpsc::channel(AHEAD_MAX);
+        let (hand_over, answer) = std::sync::mpsc::channel();
+        let work = move || {
+            let Ok((top, response)) = answer.recv() else { return };
+            let mut rows = Rows::new(top, response);
+            // Both ends may have gone with the client.
+            let _ = measured.send(rows.len());
+            while let Some(frame) = rows.next_frame() {
+                if ready.blocking_send(frame).is_err() {
+                    return;
+                }
+                bulk::pause();
+            }
+        };
+        if let Err(error) = bulk::spawn("encode", work) {
+            tracing::warn!(%error, "no thread for a long answer");
+            return Self::Here(Box::new(Rows::new(top, response)));
+        }
+        hand_over.send((top, response)).expect("the thread waits for it");
+        let len = len.await.expect("the thread measures first");
+        Self::Bulk { len, frames }
+    }
+
+    /// The length of the message.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Here(rows) => rows.len(),
+            Self::Bulk { len, .. } => *len,
+        }
+    }
+
+    /// The next piece of the message with its prefix; `None` at the end.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match self {
+            Self::Here(rows) => Poll::Ready(rows.next_frame()),
+            Self::Bulk { frames, .. } => frames.poll_recv(context),
+        }
     }
 }
 
@@ -125,10 +203,11 @@ fn put_number(frame: &mut Vec<u8>, field: u8, number: i64) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
-    #[test]
-    fn the_frames_are_the_encoded_answer() {
+    fn answer(rows: i64, more: bool) -> RangeResponse {
         let row = |n: i64| KeyValue {
             key: format!("{n}").into(),
             create_revision: n / 3,
@@ -137,18 +216,37 @@ mod tests {
             value: vec![7; (n * n % 4000) as usize].into(),
             lease: if n % 2 == 0 { 0 } else { -n },
         };
+        RangeResponse { kvs: (0..rows).map(row).collect(), more, count: rows }
+    }
+
+    const TOP: Header = Header { cluster_id: 1, member_id: u64::MAX, revision: 3, raft_term: 0 };
+
+    fn assert_same(frames: &[Bytes], len: usize, response: RangeResponse) {
+        let expected = convert::range_response(TOP, response).encode_to_vec();
+        assert_eq!(len, expected.len());
+        let message = frames.concat();
+        assert_eq!(message[..5], [&[0][..], &(expected.len() as u32).to_be_bytes()].concat());
+        assert!(message[5..] == expected);
+    }
+
+    #[test]
+    fn the_frames_are_the_encoded_answer() {
         for (rows, more) in [(0, false), (1, true), (1000, false), (1001, true)] {
-            let response = RangeResponse { kvs: (0..rows).map(row).collect(), more, count: rows };
-            let top = Header { cluster_id: 1, member_id: u64::MAX, revision: 3, raft_term: 0 };
-            let expected = convert::range_response(top, response.clone()).encode_to_vec();
-            let mut encoded = Rows::new(top, response);
-            assert_eq!(encoded.len(), expected.len());
-            let mut message = Vec::new();
-            while let Some(frame) = encoded.next_frame() {
-                message.extend_from_slice(&frame);
+            let mut encoded = Rows::new(TOP, answer(rows, more));
+            let frames: Vec<_> = std::iter::from_fn(|| encoded.next_frame()).collect();
+            assert_same(&frames, encoded.len(), answer(rows, more));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_makes_the_same_frames() {
+        for rows in [0, 1000] {
+            let mut encoded = Frames::start_bulk(TOP, answer(rows, false)).await;
+            let mut frames = Vec::new();
+            while let Some(frame) = poll_fn(|context| encoded.poll_next(context)).await {
+                frames.push(frame);
             }
-            assert_eq!(message[..5], [&[0][..], &(expected.len() as u32).to_be_bytes()].concat());
-            assert!(message[5..] == expected, "{rows} rows");
+            assert_same(&frames, encoded.len(), answer(rows, false));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use cairn_core::backend::redb::{RedbBackend, RedbOptions};
+use cairn_core::backend::redb::RedbBackend;
 use cairn_core::backend::{Backend, Batch, Table};
 use cairn_core::mvcc::StoreView;
 use cairn_core::node::Input;
@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 
 use super::storage_thread::reopen_durable;
 use super::{Event, Inbox, Incoming};
-use crate::backend_file::BackendFile;
+use crate::backend_file::{self, BackendFile};
 use crate::data_dir::DataDir;
 use crate::metrics::Metrics;
 use crate::peer_calls;
@@ -208,8 +208,7 @@ impl PeerEvents for Receiver {
         let (file, _) =
             BackendFile::for_copy(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Made durable as a whole when it is complete.
-        let options = RedbOptions { fsync: false, ..RedbOptions::default() };
-        let backend = RedbBackend::open(file, options).map_err(|fatal| fatal.0)?;
+        let backend = RedbBackend::open(file, backend_file::options(false)).map_err(|fatal| fatal.0)?;
         tracing::info!("from" = super::hex(from), "receiving database snapshot");
         let metrics = self.metrics.clone();
         metrics.peer(from).snapshot_receives.add(1);

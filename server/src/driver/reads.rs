@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use cairn_core::node::ReadTask;
+use cairn_net::bulk;
 use cairn_net::handle::Reply;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
@@ -32,7 +33,7 @@ impl ReadPool {
             thread::Builder::new().name(format!("read-{number}")).spawn(move || {
                 for (id, task) in queue {
                     let _open = metrics.view_opened();
-                    let event = match task.run() {
+                    let event = match bulk::run(|| task.run()) {
                         Ok(result) => Event::ReadDone {
                             id,
                             result: result.map(|response| Reply { response, view: None }),

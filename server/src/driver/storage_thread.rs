@@ -18,7 +18,7 @@ use cairn_net::bulk;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Event, Inbox};
-use crate::backend_file::{BackendFile, FileState};
+use crate::backend_file::{self, BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
 
@@ -65,6 +65,8 @@ pub(crate) fn spawn(
     events: Inbox,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("storage".to_owned()).spawn(move || {
+        // No request waits for it.
+        bulk::give_way();
         while let Some(job) = storage.next(&jobs) {
             let event =
                 storage.perform(job, &jobs, &events).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
@@ -159,7 +161,7 @@ impl Storage {
         let place = self.dir.backend();
         let (file, state) =
             BackendFile::open(&place).map_err(|error| Fatal(format!("{}: {error}", place.display())))?;
-        match RedbBackend::open(file, RedbOptions { fsync: self.fsync, ..RedbOptions::default() }) {
+        match RedbBackend::open(file, backend_file::options(self.fsync)) {
             Ok(database) => self.adopt(database, state),
             // To be tried again: the commit on the old one fails, and says the same.
             Err(_) if state.is_full() => self.file = state,
@@ -241,7 +243,7 @@ impl Storage {
         let _ = fs::remove_file(path);
         let (file, _) = BackendFile::for_copy(path).map_err(|error| error.to_string())?;
         let copy = || {
-            let options = RedbOptions { fsync: false, quick_repair: false, ..self.backend.options() };
+            let options = RedbOptions { quick_repair: false, ..backend_file::options(false) };
             drop(self.backend.copy_to(file, options)?);
             reopen_durable(path, self.fsync)
         };
@@ -289,5 +291,5 @@ pub(super) fn reopen_durable(path: &Path, fsync: bool) -> Result<(RedbBackend, F
     let failed = |error: std::io::Error| Fatal(format!("{}: {error}", path.display()));
     data_dir::private_file(path).and_then(|file| file.sync_all()).map_err(failed)?;
     let (file, state) = BackendFile::open(path).map_err(failed)?;
-    Ok((RedbBackend::open(file, RedbOptions { fsync, ..RedbOptions::default() })?, state))
+    Ok((RedbBackend::open(file, backend_file::options(fsync))?, state))
 }

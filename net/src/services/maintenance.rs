@@ -1,7 +1,6 @@
 //! The maintenance service: alarms, status, hashes, snapshots and the operator's commands.
 
 use std::io::Read;
-use std::time::Instant;
 
 use bytes::Bytes;
 use cairn_core::api::{Request, ResponseBody};
@@ -158,19 +157,15 @@ fn send_snapshot(
     let mut digest = Sha256::new();
     let mut remaining = size;
     while remaining > 0 {
-        let started = Instant::now();
         let len = usize::try_from(remaining).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
         let mut chunk = vec![0; len];
         bytes.read_exact(&mut chunk)?;
         digest.update(&chunk);
         remaining -= len as u64;
-        let worked = started.elapsed();
         if messages.blocking_send(Ok(message(chunk.into(), remaining, version))).is_err() {
             return Ok(());
         }
-        // Two thirds of the time are left to others: what follows a chunk, its way through the connection, has
-        // no less right to a core than any write. A wait for the client is no work.
-        std::thread::sleep(2 * worked);
+        bulk::pause();
     }
     let _ = messages.blocking_send(Ok(message(Bytes::copy_from_slice(&digest.finalize()), 0, version)));
     Ok(())

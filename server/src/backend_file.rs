@@ -5,13 +5,12 @@
 //! views can read but never write: a fresh one owns the file by then. The data directory's lock keeps
 //! other processes out, so no lock is taken here.
 //!
-//! What is large is done in pieces, because the log's syncs wait behind it in the same queue: a copy that
-//! is not synced until its end is handed to the disk while it is written, and a file whose name is gone
-//! gives its space back step by step.
+//! What is large is done in pieces, because the log's syncs wait behind it in the same queue: a copy is
+//! synced while it is written, with rests if the log wants the disk as well, and a file whose name is
+//! gone gives its space back step by step.
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,9 +21,9 @@ use std::time::{Duration, Instant};
 use cairn_core::backend::redb::RedbOptions;
 use cairn_net::bulk;
 use redb::StorageBackend;
-use rustix::fs::Advice;
 
 use crate::data_dir::private_file;
+use crate::wal_disk::DiskTimes;
 
 /// What is known of a file's disk, shared by the file and those who watch over it.
 #[derive(Clone, Debug, Default)]
@@ -51,10 +50,11 @@ impl FileState {
     }
 }
 
-/// How much of a copy may wait in memory for its way to the disk to begin.
-const AHEAD_BYTES: u64 = 256 << 10;
-/// How long the disk is left to others after that.
-const AHEAD_PAUSE: Duration = Duration::from_millis(2);
+/// How much of a copy may wait in memory for its way to the disk: the disk is done with it before a
+/// write notices.
+const AHEAD_BYTES: u64 = 64 << 10;
+/// How long a disk that others want is left to them, in multiples of what the last piece took.
+const REST: u32 = 2;
 /// How much space is given back at once.
 const SHRINK_BYTES: u64 = 16 << 20;
 
@@ -72,11 +72,12 @@ pub struct BackendFile {
     ahead: Option<Mutex<Ahead>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ahead {
     bytes: u64,
-    start: u64,
-    end: u64,
+    log: Arc<DiskTimes>,
+    /// What the log's syncs had taken when the last piece was synced.
+    log_synced: Duration,
 }
 
 impl BackendFile {
@@ -90,33 +91,32 @@ impl BackendFile {
         Ok((Self { file, state: state.clone(), ahead: None }, state))
     }
 
-    /// The same for a copy of a database, which is synced only when it is complete.
+    /// The same for a copy of a database, beside a log that is written meanwhile.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn for_copy(path: &Path) -> io::Result<(Self, FileState)> {
+    pub fn for_copy(path: &Path, log: Arc<DiskTimes>) -> io::Result<(Self, FileState)> {
         let (mut file, state) = Self::open(path)?;
-        file.ahead = Some(Mutex::default());
+        file.ahead = Some(Mutex::new(Ahead { bytes: 0, log_synced: log.sync(), log }));
         Ok((file, state))
     }
 
-    fn hand_to_disk(&self, offset: u64, len: u64) {
-        let Some(ahead) = &self.ahead else { return };
+    fn hand_to_disk(&self, len: u64) -> io::Result<()> {
+        let Some(ahead) = &self.ahead else { return Ok(()) };
         let mut ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        if ahead.bytes == 0 {
-            (ahead.start, ahead.end) = (offset, offset);
-        }
         ahead.bytes += len;
-        ahead.start = ahead.start.min(offset);
-        ahead.end = ahead.end.max(offset + len);
-        if ahead.bytes >= AHEAD_BYTES {
-            let range = NonZeroU64::new(ahead.end - ahead.start);
-            // Linux begins to write such pages at once. It is a hint: the sync at the end does not rely
-            // on it.
-            let _ = rustix::fs::fadvise(&*self.file, ahead.start, range, Advice::DontNeed);
-            ahead.bytes = 0;
-            thread::sleep(AHEAD_PAUSE);
+        if ahead.bytes < AHEAD_BYTES {
+            return Ok(());
         }
+        ahead.bytes = 0;
+        let started = Instant::now();
+        self.change(File::sync_data)?;
+        let log_synced = ahead.log.sync();
+        if log_synced != ahead.log_synced {
+            ahead.log_synced = log_synced;
+            thread::sleep(REST * started.elapsed());
+        }
+        Ok(())
     }
 
     fn change(&self, change: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
@@ -156,8 +156,7 @@ impl StorageBackend for BackendFile {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         bulk::pause();
         self.change(|file| file.write_all_at(data, offset))?;
-        self.hand_to_disk(offset, data.len() as u64);
-        Ok(())
+        self.hand_to_disk(data.len() as u64)
     }
 }
 
@@ -192,7 +191,7 @@ mod tests {
     fn only_a_file_whose_name_is_gone_gives_its_space_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        let (file, _) = BackendFile::for_copy(&path).unwrap();
+        let (file, _) = BackendFile::for_copy(&path, Arc::default()).unwrap();
         for at in 0..3 {
             file.write(at * SHRINK_BYTES, &vec![7; 3 * AHEAD_BYTES as usize]).unwrap();
         }

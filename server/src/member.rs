@@ -23,7 +23,8 @@ use crate::config::{AutoCompaction, Config};
 use crate::corruption::Checks;
 use crate::data_dir::DataDir;
 use crate::driver::{
-    self, Driver, Event, Inbox, LogLane, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage, Workers,
+    self, Driver, Event, Inbox, LogLane, Notice, Pace, Peers, ReadPool, Receiver, Stopped, Storage,
+    Transfers, Workers,
 };
 use crate::metrics::Metrics;
 use crate::peer_calls;
@@ -51,11 +52,12 @@ impl Member {
         let (member_id, cluster_id) = (booted.metadata.member_id, booted.metadata.cluster_id);
         let metrics = Arc::new(Metrics::new(API_VERSION, config.metrics_extensive, &config.features));
         let inbox = Inbox::new();
-        let incoming = Arc::new(Mutex::new(None));
+        let incoming = Arc::new(Mutex::new(Transfers::default()));
         let removed_members = Arc::new(RwLock::new(BTreeSet::new()));
         let receiver = Arc::new(Receiver {
             events: inbox.clone(),
             dir: dir.clone(),
+            log_times: booted.wal_times.clone(),
             incoming: incoming.clone(),
             removed: removed_members.clone(),
             metrics: metrics.clone(),
@@ -87,7 +89,7 @@ impl Member {
 
         let spawned = |error: std::io::Error| format!("cannot start a thread: {error}");
         let (lane, log, log_thread) =
-            driver::spawn_log(booted.wal, inbox.clone(), booted.wal_times, metrics.clone())
+            driver::spawn_log(booted.wal, inbox.clone(), booted.wal_times.clone(), metrics.clone())
                 .map_err(spawned)?;
         let (storage, storage_jobs) = crossbeam_channel::unbounded();
         let (notice_sender, notices) = mpsc::unbounded_channel();
@@ -96,6 +98,7 @@ impl Member {
             file: booted.backend_file,
             fsync: !config.unsafe_no_fsync,
             dir: dir.clone(),
+            log_times: booted.wal_times,
             incoming,
             compaction_rows_max: usize::try_from(config.compaction_batch_limit).unwrap_or(1000).max(1),
             compaction_pause: config.compaction_sleep_interval,

@@ -33,7 +33,7 @@ pub(crate) use log_thread::{LogJob, LogSender, spawn as spawn_log};
 pub(crate) use pace::Pace;
 pub(crate) use peers::{Peers, Receiver};
 pub(crate) use reads::ReadPool;
-pub(crate) use storage_thread::{Incoming, Storage, StorageJob, spawn as spawn_storage};
+pub(crate) use storage_thread::{Incoming, Storage, StorageJob, Transfers, spawn as spawn_storage};
 
 /// How often the published status is refreshed when nothing in particular happened.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);

@@ -16,11 +16,12 @@ use cairn_net::peer::{PeerEvents, SnapshotSink, Transport};
 use futures::future::BoxFuture;
 
 use super::storage_thread::reopen_durable;
-use super::{Event, Inbox, Incoming};
+use super::{Event, Inbox, Incoming, Transfers};
 use crate::backend_file::{self, BackendFile};
 use crate::data_dir::DataDir;
 use crate::metrics::Metrics;
 use crate::peer_calls;
+use crate::wal_disk::DiskTimes;
 
 /// The bytes of rows in one chunk, about.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -140,11 +141,16 @@ fn rows_of(mut chunk: Bytes) -> Option<Vec<(Table, Bytes, Option<Bytes>)>> {
     Some(rows)
 }
 
+/// Why a snapshot is not taken now.
+const INSTALLING: &str = "a snapshot is being installed";
+
 /// The receiving side.
 pub(crate) struct Receiver {
     pub(crate) events: Inbox,
     pub(crate) dir: DataDir,
-    pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
+    /// Where the log's time goes, on the same disk.
+    pub(crate) log_times: Arc<DiskTimes>,
+    pub(crate) incoming: Arc<Mutex<Transfers>>,
     pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -199,20 +205,23 @@ impl PeerEvents for Receiver {
     }
 
     fn begin_snapshot(&self, from: MemberId, header: Bytes) -> Result<Box<dyn SnapshotSink>, String> {
-        let slot = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_some() {
-            return Err("a snapshot is being installed".to_owned());
+        // Whoever holds it for long is about to complete one.
+        let Ok(mut transfers) = self.incoming.try_lock() else { return Err(INSTALLING.to_owned()) };
+        if transfers.complete.is_some() {
+            return Err(INSTALLING.to_owned());
         }
+        transfers.begun += 1;
         let path = self.dir.backend_with_suffix("incoming");
         let _ = fs::remove_file(&path);
-        let (file, _) =
-            BackendFile::for_copy(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let (file, _) = BackendFile::for_copy(&path, self.log_times.clone())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         // Made durable as a whole when it is complete.
         let backend = RedbBackend::open(file, backend_file::options(false)).map_err(|fatal| fatal.0)?;
         tracing::info!("from" = super::hex(from), "receiving database snapshot");
         let metrics = self.metrics.clone();
         metrics.peer(from).snapshot_receives.add(1);
         Ok(Box::new(Sink {
+            number: transfers.begun,
             began: Instant::now(),
             metrics,
             complete: false,
@@ -230,6 +239,7 @@ impl PeerEvents for Receiver {
 
 /// A snapshot on its way in.
 struct Sink {
+    number: u64,
     began: Instant,
     metrics: Arc<Metrics>,
     complete: bool,
@@ -240,7 +250,7 @@ struct Sink {
     header: Bytes,
     events: Inbox,
     dir: DataDir,
-    incoming: Arc<Mutex<Option<Incoming>>>,
+    incoming: Arc<Mutex<Transfers>>,
 }
 
 impl SnapshotSink for Sink {
@@ -268,12 +278,17 @@ impl SnapshotSink for Sink {
         }
         let backend = self.backend.take().ok_or("the snapshot is finished")?;
         drop(backend);
+        let mut transfers = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if transfers.begun != self.number {
+            return Err("another snapshot has begun to come in its place".to_owned());
+        }
         let path = self.dir.backend_with_suffix("incoming");
         let synced = Instant::now();
         let (backend, file) = reopen_durable(&path, true).map_err(|fatal| fatal.0)?;
         self.metrics.snapshot_saved(self.began.elapsed(), synced.elapsed());
+        transfers.complete = Some(Incoming { backend, file });
+        drop(transfers);
         self.complete = true;
-        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(Incoming { backend, file });
         let input = Input::SnapshotReceived { from: self.from, header: self.header.clone() };
         self.events.send(Event::Input(input)).map_err(|_| "the member is stopping".to_owned())
     }

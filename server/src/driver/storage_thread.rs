@@ -21,6 +21,7 @@ use super::{Event, Inbox};
 use crate::backend_file::{self, BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
+use crate::wal_disk::DiskTimes;
 
 /// How long to wait for space before the next try.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -44,13 +45,22 @@ pub(crate) struct Incoming {
     pub(crate) file: FileState,
 }
 
+/// Snapshots on their way in. They share one path, which is the last one's that has begun.
+#[derive(Debug, Default)]
+pub(crate) struct Transfers {
+    pub(crate) begun: u64,
+    pub(crate) complete: Option<Incoming>,
+}
+
 /// What the thread works on.
 pub(crate) struct Storage {
     pub(crate) backend: Arc<RedbBackend>,
     pub(crate) file: FileState,
     pub(crate) fsync: bool,
     pub(crate) dir: DataDir,
-    pub(crate) incoming: Arc<Mutex<Option<Incoming>>>,
+    /// Where the log's time goes, on the same disk.
+    pub(crate) log_times: Arc<DiskTimes>,
+    pub(crate) incoming: Arc<Mutex<Transfers>>,
     pub(crate) compaction_rows_max: usize,
     pub(crate) compaction_pause: Duration,
     /// What came during a compaction and has to wait for its end.
@@ -241,7 +251,8 @@ impl Storage {
 
     fn copy_and_swap(&mut self, path: &Path) -> Result<(), String> {
         let _ = fs::remove_file(path);
-        let (file, _) = BackendFile::for_copy(path).map_err(|error| error.to_string())?;
+        let (file, _) =
+            BackendFile::for_copy(path, self.log_times.clone()).map_err(|error| error.to_string())?;
         let copy = || {
             let options = RedbOptions { quick_repair: false, ..backend_file::options(false) };
             drop(self.backend.copy_to(file, options)?);
@@ -269,8 +280,10 @@ impl Storage {
 
     fn install(&mut self) -> Result<(), Fatal> {
         let started = Instant::now();
-        let incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match incoming {
+        let incoming = self.incoming.clone();
+        // Held until the path is free for the next one.
+        let mut transfers = incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        match transfers.complete.take() {
             Some(Incoming { backend, file }) => {
                 let sync = self.swap(&self.dir.backend_with_suffix("incoming"), backend, file)?;
                 self.metrics.snapshot_placed(started.elapsed(), sync);
@@ -281,7 +294,8 @@ impl Storage {
     }
 
     fn discard(&self) {
-        *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut transfers = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        transfers.complete = None;
         let _ = fs::remove_file(self.dir.backend_with_suffix("incoming"));
     }
 }

@@ -32,7 +32,11 @@ impl Cluster {
             status.members.len() == members.len() && status.members.iter().all(|member| !member.is_learner)
         });
         let known = statuses.values().any(|status| status.members.iter().any(|member| member.id == id));
-        healthy && settled && known && members.len() >= 3 && self.now >= self.mended + self.options.quiet
+        // The others must know by themselves who votes, or they may need the vote of the damaged one, which
+        // alone knew that it takes no more than theirs (seed 105155 of 60 s).
+        let told = members.iter().all(|member| member.id == id || member.durable.commit() >= self.changed);
+        let usual = healthy && settled && known && told && members.len() >= 3;
+        usual && self.now >= self.mended + self.options.quiet
     }
 
     /// Damages what a member has on its disk. False when there was nothing to damage.
@@ -119,12 +123,14 @@ impl Cluster {
             _ if !readable => Health::Broken,
             // What is missing at the front of the log only the engine misses, at the start.
             None => Health::Repairing,
+            // Only a start mends what can be mended. What it would cut off now as never written is a hole
+            // in the log when more has been written after it (seed 103519 of 60 s).
+            Some(_) if !restarted => Health::Unnoticed,
             Some(_) if found.damaged.is_empty() => Health::Sound,
             Some(process) if process.node.is_repairing() && process.nowhere => Health::Broken,
             Some(process) if process.node.is_repairing() => Health::Repairing,
             // It has found nothing damaged that its database does not hold.
-            Some(_) if restarted => Health::Sound,
-            Some(_) => Health::Unnoticed,
+            Some(_) => Health::Sound,
         }
     }
 }
@@ -132,11 +138,11 @@ impl Cluster {
 /// What has become of a damaged member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// It would start, or has started, as if nothing had been.
+    /// It has started as if nothing had been.
     Sound,
     /// It gets entries of its log back from others, or is yet to start.
     Repairing,
-    /// It would have to do that, and runs on because it has not read its log since.
+    /// It runs on and has not read its log since.
     Unnoticed,
     /// It would refuse to start, or nobody has what it misses.
     Broken,
@@ -154,5 +160,59 @@ fn tells(
     match cairn_core::planted::without(open) {
         Ok((_, found)) => durable.recovered(id, &found).is_ok(),
         Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Options, SECOND};
+    use crate::runtime::Runtime;
+
+    /// Runs `check` on clusters that have just come to work.
+    fn clusters(seeds: std::ops::Range<u64>, check: impl Fn(&mut Cluster, MemberId) + Sync) {
+        for seed in seeds {
+            Runtime::run(seed, |runtime| {
+                let options =
+                    Options { damage: true, engine: Engine::Memory, ..Options::steady(seed, 8, 50) };
+                let mut cluster = Cluster::new(options, runtime);
+                cluster.run_to(5 * SECOND);
+                let id = cluster.running()[0];
+                check(&mut cluster, id);
+            });
+        }
+    }
+
+    /// Sim seed 103519 of 60 s: a lost batch without entries was forgotten, because the log could do without
+    /// it as long as nothing followed. Then something followed, and the next start refused.
+    #[test]
+    fn damage_is_remembered_until_a_start() {
+        clusters(1..9, |cluster, id| {
+            for _ in 0..50 {
+                if cluster.damage(Fault::WriteLost, id) {
+                    break;
+                }
+            }
+            assert!(cluster.members[&id].damaged.is_some());
+            assert_ne!(cluster.health(id), Health::Sound);
+            cluster.run();
+            assert_eq!(cluster.violation, None);
+        });
+    }
+
+    /// Sim seed 105155 of 60 s: the leader alone knew of a promotion when its log was lost. The two others
+    /// knew of two voters, the one and the leader, and could not elect anyone.
+    #[test]
+    fn who_alone_knows_the_voters_is_spared() {
+        clusters(1..3, |cluster, id| {
+            assert!(cluster.may_damage(id));
+            let last = cluster.committed.last();
+            cluster.changed = last + 1;
+            assert!(!cluster.may_damage(id));
+            while cluster.members.values().any(|member| member.durable.commit() <= last) {
+                cluster.run_to(cluster.now + SECOND / 10);
+            }
+            assert!(cluster.may_damage(id));
+        });
     }
 }

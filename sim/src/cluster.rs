@@ -100,6 +100,8 @@ pub struct Cluster {
     pub(crate) slow_cpus: BTreeSet<MemberId>,
     /// When the operator last replaced a damaged member.
     pub(crate) mended: u64,
+    /// Where the log last changed the membership.
+    pub(crate) changed: u64,
     /// When a fault was last aimed.
     pub(crate) aimed: u64,
     pub(crate) coverage: Coverage,
@@ -177,6 +179,7 @@ impl Cluster {
             slow_disks: BTreeMap::new(),
             slow_cpus: BTreeSet::new(),
             mended: 0,
+            changed: 0,
             aimed: 0,
             coverage: Coverage::default(),
             reported: BTreeMap::new(),

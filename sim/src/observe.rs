@@ -72,6 +72,7 @@ impl Cluster {
                 .map_err(|violation| violation.to_string())?;
             if matches!(command.op, CommandOp::Member(_)) {
                 self.stats.membership += 1;
+                self.changed = entry.index;
             }
             let now = self.now;
             self.trace.note(&[4, entry.index, entry.term]);

@@ -25,6 +25,11 @@ impl Durable {
         }
     }
 
+    /// The commit index that a restart is certain to find.
+    pub fn commit(&self) -> u64 {
+        self.hard_state.commit
+    }
+
     /// Compares what a restart found; then that is what counts.
     ///
     /// # Errors

@@ -302,11 +302,35 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use cairn_core::wal::Damaged;
+
     use super::*;
     use crate::disk::{Engine, Folder};
     use crate::fault::Fault;
     use crate::options::Options;
     use crate::runtime::Runtime;
+
+    /// The entries that a start on a disk would miss.
+    fn damaged(cluster: &Cluster, disk: &SimDisk) -> Vec<Damaged> {
+        let copy = disk.duplicate();
+        let generation = copy.begin();
+        let found = Wal::open(WalDir::new(copy, generation), cluster.wal_options());
+        found.map(|(_, found)| found.damaged).unwrap_or_default()
+    }
+
+    /// Damages more entries of a log, as long as others can repair it.
+    fn rot_more(cluster: &Cluster, id: MemberId) {
+        let disk = &cluster.members[&id].disk;
+        for _ in 0..100 {
+            let copy = disk.duplicate();
+            copy.damage(Fault::BitRot, Folder::Wal);
+            if damaged(cluster, &copy).len() > damaged(cluster, disk).len() {
+                disk.damage(Fault::BitRot, Folder::Wal);
+            } else {
+                disk.draw();
+            }
+        }
+    }
 
     /// Sim seed 40116 of 60 s: the copy of a log that was being repaired was emptied, and its member's
     /// leadership looked like one without committed entries.
@@ -339,6 +363,43 @@ mod tests {
         assert!(repaired > 2, "only {repaired} logs had to be repaired: this proves nothing");
     }
 
+    /// While a member is down, the others forget the entry that it lost.
+    #[test]
+    fn a_state_takes_the_place_of_damage_that_nobody_else_has_in_its_log() {
+        let mut repaired = 0;
+        for seed in 1..10 {
+            Runtime::run(seed, |runtime| {
+                let options = Options {
+                    damage: true,
+                    engine: Engine::Memory,
+                    snapshot_count: 20,
+                    catchup_entries: 5,
+                    ..Options::steady(seed, 8, 50)
+                };
+                let mut cluster = Cluster::new(options, runtime);
+                cluster.run_to(5 * SECOND);
+                let id = cluster.running()[0];
+                if !cluster.damage(Fault::BitRot, id) {
+                    return;
+                }
+                cluster.crash(id);
+                rot_more(&cluster, id);
+                let waits = |cluster: &Cluster| {
+                    let process = cluster.members[&id].process.as_ref();
+                    process.is_none_or(|process| process.node.is_repairing())
+                };
+                let before = cluster.stats.snapshots;
+                while waits(&cluster) && cluster.now < 8 * SECOND {
+                    cluster.run_to(cluster.now + MS);
+                }
+                repaired += cluster.stats.snapshots - before;
+                cluster.run();
+                assert_eq!(cluster.violation, None, "seed {seed}");
+            });
+        }
+        assert!(repaired > 2, "only {repaired} logs were repaired in this way: this proves nothing");
+    }
+
     /// Sim seed 61005 of 60 s: damage on both sides of what was applied. The node begins after the one
     /// and repairs the other; the copy of its log began before both.
     #[test]
@@ -359,23 +420,9 @@ mod tests {
                     return;
                 }
                 cluster.crash(id);
-                let disk = &cluster.members[&id].disk;
-                let damaged = |disk: SimDisk| {
-                    let generation = disk.begin();
-                    let found = Wal::open(WalDir::new(disk, generation), cluster.wal_options());
-                    found.map(|(_, found)| found.damaged).unwrap_or_default()
-                };
-                // More of it, as long as others can repair it.
-                for _ in 0..100 {
-                    let copy = disk.duplicate();
-                    copy.damage(Fault::BitRot, Folder::Wal);
-                    if damaged(copy).len() > damaged(disk.duplicate()).len() {
-                        disk.damage(Fault::BitRot, Folder::Wal);
-                    } else {
-                        disk.draw();
-                    }
-                }
-                let first = damaged(disk.duplicate()).first().map_or(u64::MAX, |damaged| damaged.id.index);
+                rot_more(&cluster, id);
+                let first = damaged(&cluster, &cluster.members[&id].disk);
+                let first = first.first().map_or(u64::MAX, |damaged| damaged.id.index);
                 cluster.start(id);
                 if let Some(process) = &cluster.members[&id].process
                     && process.node.is_repairing()

@@ -4,7 +4,7 @@ use cairn_checkers::page::Kind;
 use cairn_core::api::RangeRequest;
 use cairn_core::command::Op as CommandOp;
 use cairn_core::mvcc::{Ranged, StoreView};
-use cairn_core::node::{Output, Role};
+use cairn_core::node::{NodeEvent, Output, Role};
 use cairn_core::types::{KeyRange, MemberId};
 
 use crate::checker::lease;
@@ -26,14 +26,17 @@ impl Cluster {
         }
         let status = process.node.progress();
         for output in outputs {
-            if let Output::Repair { entries, .. } = output {
-                process.log.repair(entries.iter().map(|(_, entry)| entry));
+            match output {
+                Output::Repair { entries, .. } => process.log.repair(entries.iter().map(|(_, entry)| entry)),
+                Output::InstallSnapshot => process.installing = true,
+                Output::Event(NodeEvent::SnapshotInstalled { index }) => {
+                    // The log was told, unless it agrees with a state that took the place of its damage.
+                    process.log.keep(*index + 1, process.log.last());
+                    process.installing = false;
+                }
+                _ => {}
             }
-            let Output::Append { append, .. } = output else {
-                process.installing |= *output == Output::InstallSnapshot;
-                continue;
-            };
-            process.installing &= append.log_start.is_none();
+            let Output::Append { append, .. } = output else { continue };
             committed_immutable::appends(id, process.committed, append, &self.committed)?;
             let leads = status.role == Role::Leader;
             for entry in &append.entries {

@@ -354,6 +354,10 @@ impl Node {
             PeerMessage::ForwardReply { id, result } => self.handle_forward_reply(id, result),
             PeerMessage::RepairAsk { entries } => self.handle_repair_ask(from, entries),
             PeerMessage::RepairReply { term, answers } => self.handle_repair_reply(from, term, answers),
+            PeerMessage::RepairOffer { applied } => self.handle_repair_offer(from, applied),
+            PeerMessage::RepairState { index } => self.handle_repair_state(from, index),
+            // Comes with its rows, never alone.
+            PeerMessage::RepairSnapshot { .. } => {}
         }
     }
 

@@ -201,6 +201,12 @@ pub(crate) enum PeerMessage {
     RepairAsk { entries: Vec<EntryId> },
     /// What the sender, whose durable term this is, has of them.
     RepairReply { term: Term, answers: Vec<RepairAnswer> },
+    /// The sender cannot give an entry that it was asked for, and has applied what is up to this index.
+    RepairOffer { applied: Index },
+    /// Nobody could give the entry at this index: a member that has offered its state is asked for it.
+    RepairState { index: Index },
+    /// Announces the state that was asked for; the rows travel apart from it.
+    RepairSnapshot { index: Index, term: Term },
 }
 
 /// What a member has in the place of an entry that another one asks for. It says nothing of an entry

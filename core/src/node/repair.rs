@@ -10,6 +10,12 @@
 //! leader that counted on this member's copy can complete a quorum without them any more. The log file
 //! keeps what was left out until a leader's entry replaces it, so rot is never a reason to truncate.
 //!
+//! An entry that the others have applied and forgotten nobody can give. When nobody gave anything else
+//! either, one that has applied it sends its state in its place. Then this member is where a start would
+//! be that found this backend and this log (`recover_log`): what the state covers is needless, and what
+//! follows it in the log stays if the log agrees with the state about the term there. If it does not, the
+//! log has another entry in the place of a committed one, and nothing after that can ever be committed.
+//!
 //! Invariant: the entries that Raft starts from are the ones that this member acknowledged, or are
 //! known not to be committed. In doubt it waits, and says for what.
 
@@ -20,12 +26,13 @@ use raft::RawNode;
 use raft::Storage as _;
 
 use super::peer_message::{PeerMessage, RepairAnswer};
+use super::snapshot::{Position, recover_log};
 use super::{Node, NodeEvent, Output, Recovered, quiet_logger, raft_config};
 use crate::error::Fatal;
 use crate::raft_log::RaftLog;
 use crate::time::Time;
 use crate::types::{Index, MemberId, Term};
-use crate::wal::{Damaged, EntryId, LogEntry};
+use crate::wal::{Damaged, EntryId, LogEntry, LogStart};
 
 /// Entries asked for at a time.
 const ASK_MAX: usize = 256;
@@ -33,6 +40,8 @@ const ASK_MAX: usize = 256;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How often an operator is reminded of an entry that nobody has.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a member that has offered its state may be silent until another one is asked for it.
+const OFFER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A log that is not whole yet.
 #[derive(Debug)]
@@ -49,30 +58,55 @@ pub(super) struct Repair {
     asked: MemberId,
     /// Answers in a row that brought nothing.
     fruitless: usize,
+    /// Who can send its state instead, and when it last said so.
+    offer: Option<(MemberId, Time)>,
     /// When an operator is told again.
     tell: Time,
 }
 
 impl Repair {
-    pub(super) fn new(mut recovered: Recovered, now: Time) -> Self {
-        let damaged = std::mem::take(&mut recovered.damaged);
-        let missing: BTreeMap<Index, Damaged> =
-            damaged.into_iter().map(|damaged| (damaged.id.index, damaged)).collect();
-        Self {
-            recovered,
-            missing,
+    pub(super) fn new(recovered: Recovered, now: Time) -> Self {
+        let mut repair = Self {
+            recovered: Recovered::default(),
+            missing: BTreeMap::new(),
             absent: BTreeMap::new(),
             entries: 0,
             bytes: 0,
             due: now,
             asked: 0,
             fruitless: 0,
+            offer: None,
             tell: now,
-        }
+        };
+        repair.set_log(recovered);
+        repair
+    }
+
+    fn set_log(&mut self, mut recovered: Recovered) {
+        let damaged = std::mem::take(&mut recovered.damaged);
+        self.missing = damaged.into_iter().map(|damaged| (damaged.id.index, damaged)).collect();
+        self.recovered = recovered;
+    }
+
+    /// The first entry that is missing, if the state at `applied` stands for it.
+    fn covered(&self, applied: Index) -> Option<Index> {
+        self.missing.keys().next().copied().filter(|first| *first <= applied)
+    }
+
+    /// Whether the state at `position` helps, and agrees with what is known to be committed.
+    pub(super) fn wants(&self, position: LogStart) -> bool {
+        let LogStart { index, term } = position;
+        let hard_state = self.recovered.hard_state;
+        self.covered(index).is_some() && (index > hard_state.commit || self.term(index) == Some(term))
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        let place = index.checked_sub(self.recovered.log_start.index + 1)?;
+        self.recovered.entries.get(usize::try_from(place).ok()?).map(|entry| entry.term)
     }
 
     /// The log that Raft has until the repair is done: nothing but what the backend holds.
-    pub(super) fn log_meanwhile(&self, position: &super::snapshot::Position) -> RaftLog {
+    pub(super) fn log_meanwhile(&self, position: &Position) -> RaftLog {
         let mut hard_state = self.recovered.hard_state;
         hard_state.commit = position.applied.index;
         RaftLog::new(position.applied, Vec::new(), hard_state, position.voters.clone(), position.applied)
@@ -135,6 +169,9 @@ impl Node {
             return;
         }
         repair.due = now + self.config.heartbeat;
+        if self.snapshots.installing.is_some() {
+            return;
+        }
         let next = peers.iter().find(|id| **id > repair.asked).or(peers.first());
         let Some(&next) = next else { return };
         repair.asked = next;
@@ -145,6 +182,7 @@ impl Node {
     pub(super) fn handle_repair_ask(&mut self, from: MemberId, entries: Vec<EntryId>) {
         let mut bytes = 0;
         let mut answers = Vec::new();
+        let mut offers = false;
         for id in entries.into_iter().take(ASK_MAX) {
             let answer = match &self.repair {
                 Some(repair) => repair.answer(id),
@@ -153,13 +191,26 @@ impl Node {
             if let Some(RepairAnswer::Have(entry)) = &answer {
                 bytes += entry.size();
             }
+            offers |= answer.is_none() && id.index <= self.applied;
             answers.extend(answer);
             if bytes >= ANSWER_BYTES_MAX {
                 break;
             }
         }
+        if offers {
+            self.send(from, &PeerMessage::RepairOffer { applied: self.applied });
+        }
         let term = self.raw.raft.term;
         self.send(from, &PeerMessage::RepairReply { term, answers });
+    }
+
+    pub(super) fn handle_repair_offer(&mut self, from: MemberId, applied: Index) {
+        let now = self.now;
+        let Some(repair) = &mut self.repair else { return };
+        let other = repair.offer.filter(|(other, said)| *other != from && now < *said + OFFER_PATIENCE);
+        if other.is_none() && repair.covered(applied).is_some() {
+            repair.offer = Some((from, now));
+        }
     }
 
     /// What this member has in an entry's place; `None` when that is not to be said for certain.
@@ -178,6 +229,9 @@ impl Node {
     pub(super) fn handle_repair_reply(&mut self, from: MemberId, term: Term, answers: Vec<RepairAnswer>) {
         let voters = self.voters();
         let peers = self.peers.len();
+        if self.snapshots.installing.is_some() {
+            return;
+        }
         let Some(repair) = &mut self.repair else { return };
         let mut repaired = Vec::new();
         let mut left_out = Vec::new();
@@ -211,8 +265,12 @@ impl Node {
         }
         let fruitful = !repaired.is_empty() || !left_out.is_empty();
         repair.fruitless = if fruitful { 0 } else { repair.fruitless + 1 };
+        let offer = repair.offer.filter(|(_, said)| self.now < *said + OFFER_PATIENCE);
         if repair.fruitless < peers {
             repair.due = self.now;
+        } else if let (Some((offers, _)), Some(&index)) = (offer, repair.missing.keys().next()) {
+            // While it is on its way, to ask again changes nothing.
+            self.send(offers, &PeerMessage::RepairState { index });
         } else if repair.tell <= self.now {
             repair.tell = self.now + TELL_INTERVAL;
             let stuck = repair.missing.values().next().cloned();
@@ -226,6 +284,30 @@ impl Node {
             self.emit(Output::Repair { seq: self.append.emitted, entries: repaired });
         }
         self.finish_repair();
+    }
+
+    /// The backend is that of another member now: goes on as a start from it and the log would.
+    pub(super) fn repair_behind_state(&mut self) -> Result<(), Fatal> {
+        let Some(mut repair) = self.repair.take() else { return Ok(()) };
+        let position = Position::load(&self.store)?;
+        let damaged = std::mem::take(&mut repair.missing).into_values().collect();
+        let log = Recovered { damaged, ..std::mem::take(&mut repair.recovered) };
+        let (log, first_append) = recover_log(log, &position)?;
+        repair.set_log(log);
+        repair.offer = None;
+        self.raw = self.raft_of(repair.log_meanwhile(&position))?;
+        self.repair = Some(repair);
+        if let Some(append) = first_append {
+            self.append.emitted += 1;
+            self.emit(Output::Append { seq: self.append.emitted, append });
+        }
+        self.finish_repair();
+        Ok(())
+    }
+
+    fn raft_of(&self, log: RaftLog) -> Result<RawNode<RaftLog>, Fatal> {
+        RawNode::new(&raft_config(&self.config, self.applied), log, &quiet_logger())
+            .map_err(|error| Fatal(format!("the Raft state cannot be loaded: {error}")))
     }
 
     /// Starts Raft when every entry is whole and durable.
@@ -242,8 +324,7 @@ impl Node {
         let voters = self.raw.store().conf_state().clone();
         let log = RaftLog::new(log_start, entries, hard_state, voters, self.log_start());
         assert!(log.last_index().is_ok_and(|last| last >= hard_state.commit), "committed entries are whole");
-        self.raw = RawNode::new(&raft_config(&self.config, self.applied), log, &quiet_logger())
-            .map_err(|error| Fatal(format!("the Raft state cannot be loaded: {error}")))?;
+        self.raw = self.raft_of(log)?;
         self.spread_election_timeout();
         self.first_election();
         self.event(NodeEvent::LogRepaired { entries: repair.entries, bytes: repair.bytes });

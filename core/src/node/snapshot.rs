@@ -5,7 +5,7 @@
 //! when Raft has accepted the header. Only then is the log told where it begins: a crash in between
 //! finds a backend that is ahead of the log, which recovery understands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Message};
@@ -19,7 +19,7 @@ use crate::cluster::Cluster;
 use crate::error::Fatal;
 use crate::mvcc::{Store, StoreOptions, StoreView};
 use crate::planted::{self, Bug};
-use crate::types::MemberId;
+use crate::types::{Index, MemberId, Term};
 use crate::wal::{Append, LogStart};
 
 const META_APPLIED: &[u8] = b"applied";
@@ -167,6 +167,8 @@ pub(super) struct Snapshots {
     pub(super) installing: Option<Installing>,
     /// Raft hears of the applied index when this Ready is durable.
     persisting: Option<u64>,
+    /// Members that are being sent the state for their repair.
+    repairing: BTreeSet<MemberId>,
 }
 
 impl Snapshots {
@@ -179,10 +181,16 @@ impl Snapshots {
 
 #[derive(Debug)]
 pub(super) struct Installing {
+    index: u64,
+    /// What Raft waits for, if it was Raft that accepted the snapshot and not a repair.
+    ready: Option<Accepted>,
+}
+
+#[derive(Debug)]
+struct Accepted {
     number: u64,
     append: Append,
     held: Vec<Message>,
-    index: u64,
 }
 
 impl Node {
@@ -206,18 +214,35 @@ impl Node {
             term: self.applied_term,
             voters: Voters::from_raft(self.raw.store().conf_state()),
         });
+        self.send_state(to, &PeerMessage::Raft(message));
+    }
+
+    fn send_state(&mut self, to: MemberId, header: &PeerMessage) {
         match self.pin_view() {
             Ok(view) => {
                 self.event(NodeEvent::SnapshotSending { to, index: self.applied });
-                let header = PeerMessage::Raft(message).encode();
-                self.emit(Output::SendSnapshot { to, view, header });
+                self.emit(Output::SendSnapshot { to, view, header: header.encode() });
             }
             Err(fatal) => self.fail(fatal),
         }
     }
 
+    /// A member whose log is damaged wants the state in place of an entry, one transfer at a time.
+    pub(super) fn handle_repair_state(&mut self, from: MemberId, index: Index) {
+        if self.applied < index || self.snapshots.installing.is_some() {
+            return;
+        }
+        if self.snapshots.repairing.insert(from) {
+            let (index, term) = (self.applied, self.applied_term);
+            self.send_state(from, &PeerMessage::RepairSnapshot { index, term });
+        }
+    }
+
     pub(super) fn handle_snapshot_sent(&mut self, to: MemberId, ok: bool) {
         if !ok && planted::on(Bug::SnapshotFailureIgnored) {
+            return;
+        }
+        if self.snapshots.repairing.remove(&to) {
             return;
         }
         let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -226,16 +251,29 @@ impl Node {
     }
 
     pub(super) fn handle_snapshot_received(&mut self, from: MemberId, header: &[u8]) {
-        let may = self.snapshots.installing.is_none() && self.repair.is_none();
-        let accepted = may && self.step_snapshot(from, header);
+        let accepted = match PeerMessage::decode(header) {
+            _ if self.snapshots.installing.is_some() => false,
+            Some(PeerMessage::Raft(message)) if self.repair.is_none() => self.step_snapshot(from, message),
+            Some(PeerMessage::RepairSnapshot { index, term }) => self.install_state(index, term),
+            _ => false,
+        };
         if !accepted {
             self.emit(Output::DiscardSnapshot);
         }
     }
 
-    /// Whether Raft wants the snapshot that `header` announces.
-    fn step_snapshot(&mut self, from: MemberId, header: &[u8]) -> bool {
-        let Some(PeerMessage::Raft(message)) = PeerMessage::decode(header) else { return false };
+    /// Takes a state in place of entries that the log misses, if it still misses them.
+    fn install_state(&mut self, index: Index, term: Term) -> bool {
+        let wanted = self.repair.as_ref().is_some_and(|repair| repair.wants(LogStart { index, term }));
+        if wanted {
+            self.snapshots.installing = Some(Installing { index, ready: None });
+            self.emit(Output::InstallSnapshot);
+        }
+        wanted
+    }
+
+    /// Whether Raft wants the snapshot that `message` announces.
+    fn step_snapshot(&mut self, from: MemberId, message: RaftMessage) -> bool {
         if message.from != from || message.to != self.config.member_id || !message.is_snapshot() {
             return false;
         }
@@ -256,19 +294,29 @@ impl Node {
         self.raw.advance_append_async(ready);
         let hard_state = Some(self.hard_state());
         let append = Append { log_start: Some(start), entries, hard_state };
-        self.snapshots.installing = Some(Installing { number, append, held, index: start.index });
+        let ready = Some(Accepted { number, append, held });
+        self.snapshots.installing = Some(Installing { index: start.index, ready });
         self.emit(Output::InstallSnapshot);
     }
 
     pub(super) fn handle_snapshot_installed(&mut self, size: Size) {
         let Some(installing) = self.snapshots.installing.take() else { return };
         self.size = size;
-        let Installing { number, append, held, index } = installing;
+        let Installing { index, ready } = installing;
         if let Err(fatal) = self.adopt_backend(index) {
             return self.fail(fatal);
         }
-        self.snapshots.persisting = Some(number);
-        self.emit_append(number, append, held);
+        match ready {
+            Some(Accepted { number, append, held }) => {
+                self.snapshots.persisting = Some(number);
+                self.emit_append(number, append, held);
+            }
+            None => {
+                if let Err(fatal) = self.repair_behind_state() {
+                    return self.fail(fatal);
+                }
+            }
+        }
         self.event(NodeEvent::SnapshotInstalled { index });
     }
 

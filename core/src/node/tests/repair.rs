@@ -188,3 +188,101 @@ fn a_committed_entry_is_never_left_out() {
     assert!(world.leader().is_some_and(|leader| leader != alone), "the others go on");
     assert_eq!(world.members[&alone].node.status().role, Role::Follower);
 }
+
+/// Three members of which only the first entries are in nobody's memory any more; the leader.
+fn compacted() -> (World, u64) {
+    let mut world = World::new(MEMBERS, |config| {
+        (config.catchup_entries, config.snapshot_count) = (2, 2);
+    });
+    world.run(Duration::from_secs(4));
+    let leader = world.leader().unwrap();
+    for i in 0..20 {
+        world.put(leader, &format!("k{i}"), "value").unwrap();
+    }
+    (world, leader)
+}
+
+/// Ends a member and starts it with nothing flushed and a log in which the entry at `index` rotted.
+fn start_rotten(world: &mut World, id: u64, index: u64) {
+    let Some(Member { mut log, .. }) = world.members.remove(&id) else { return };
+    world.messages.clear();
+    log.rot(index);
+    let backend = Arc::new(MemBackend::new());
+    let _ = backend.commit(&bootstrap_batch(&world.cluster).0);
+    world.start(id, log, backend);
+}
+
+#[test]
+fn an_entry_that_all_others_have_compacted_comes_with_their_state() {
+    let (mut world, leader) = compacted();
+    let rotten = world.follower();
+    let index = world.members[&rotten].log.entries[5].index;
+    world.cut.insert(rotten);
+    world.put(leader, "later", "value").unwrap();
+    world.cut.clear();
+    start_rotten(&mut world, rotten, index);
+    world.deliver();
+    assert_eq!(events(&world, is_repaired), 1, "before any time has passed");
+    assert_eq!(events(&world, |event| matches!(event, NodeEvent::LogEntryNowhere(_))), 0);
+    let log = &world.members[&rotten].log;
+    assert!(log.start.index > index && log.damaged.is_empty(), "the log begins where the state stands");
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.value(rotten, "k1").as_deref(), Some("value"));
+    assert_eq!(world.value(rotten, "later").as_deref(), Some("value"));
+    assert_eq!(world.hashes().len(), 1);
+}
+
+#[test]
+fn what_follows_the_state_in_the_log_stays() {
+    let (mut world, leader) = compacted();
+    let index = world.members[&leader].log.entries[5].index;
+    let others: Vec<u64> = world.members.keys().copied().filter(|id| *id != leader).collect();
+    world.cut.extend(others);
+    for i in 0..3 {
+        world.ask(leader, put(&format!("tail{i}"), "value"));
+    }
+    world.cut.clear();
+    let before = world.members[&leader].log.clone();
+    start_rotten(&mut world, leader, index);
+    world.deliver();
+    assert_eq!(events(&world, |event| matches!(event, NodeEvent::LogRepaired { entries: 0, .. })), 1);
+    for _ in 0..2 {
+        let member = &world.members[&leader];
+        let status = member.node.status();
+        assert_eq!(status.last, before.entries.last().unwrap().index);
+        assert!(status.applied < status.last && !member.node.is_repairing());
+        let tail = |log: &Log| log.entries[log.entries.len() - 3..].to_vec();
+        assert_eq!(tail(&member.log), tail(&before), "what it acknowledged");
+        assert_eq!(member.log.hard_state, before.hard_state);
+        // What is damaged stands before what the backend has.
+        world.restart(leader);
+    }
+    world.run(Duration::from_secs(4));
+    assert_eq!(world.value(leader, "k1").as_deref(), Some("value"));
+    assert_eq!(world.hashes().len(), 1);
+}
+
+#[test]
+fn a_tail_that_the_state_contradicts_goes() {
+    let (mut world, leader) = compacted();
+    let index = world.members[&leader].log.entries[5].index;
+    let others: Vec<u64> = world.members.keys().copied().filter(|id| *id != leader).collect();
+    world.cut.extend(others);
+    for i in 0..9 {
+        world.ask(leader, put(&format!("tail{i}"), "value"));
+    }
+    world.cut = BTreeSet::from([leader]);
+    world.run(Duration::from_secs(4));
+    let next = world.leader().unwrap();
+    world.put(next, "other", "value").unwrap();
+    let applied = world.members[&next].node.status().applied;
+    assert!(world.members[&leader].log.entries.last().unwrap().index > applied);
+    world.cut.clear();
+    start_rotten(&mut world, leader, index);
+    world.deliver();
+    assert_eq!(world.members[&leader].node.status().last, applied);
+    world.run(Duration::from_secs(4));
+    assert_eq!(world.value(leader, "other").as_deref(), Some("value"));
+    assert_eq!(world.value(leader, "tail0"), None);
+    assert_eq!(world.hashes().len(), 1);
+}

@@ -15,8 +15,12 @@ use crate::queue::Event;
 use crate::workload::member::{Step, step};
 
 impl Cluster {
+    /// What the member knows that has come furthest. A member that was removed may be the only one to know
+    /// so: the operator must not take it away before the others can do without it.
     fn newest(&self) -> Option<Status> {
-        self.statuses().into_values().max_by_key(|status| status.applied)
+        let members = self.statuses().into_values();
+        let left = members.filter(|status| !status.removed_members.contains(&status.member_id));
+        left.max_by_key(|status| status.applied)
     }
 
     /// Starts members that were added, stops those that were removed.

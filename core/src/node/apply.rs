@@ -223,9 +223,8 @@ impl Node {
             }
             MemberChange::Remove(id) => {
                 self.event(NodeEvent::MemberRemoved { id: *id });
-                if *id == self.config.member_id && !self.removed {
-                    self.removed = true;
-                    self.event(NodeEvent::RemovedSelf);
+                if *id == self.config.member_id {
+                    self.leave();
                 }
                 ResponseBody::Members { members: self.members() }
             }

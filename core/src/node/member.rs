@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message, MessageType};
 
 use super::peer_message::ProposalKind;
 use super::request::{Pending, Wait};
@@ -21,6 +21,8 @@ use crate::types::MemberId;
 const SETTLED: Duration = Duration::from_secs(5);
 /// Attributes that are not in the replicated state are proposed again after this time.
 const PUBLISH_RETRY: Duration = Duration::from_millis(500);
+/// How long a removed member waits at most until the only voter that is left knows of it.
+const LEAVE_MAX: Duration = Duration::from_secs(60);
 
 /// Whether this member's name and client URLs have been published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,7 +179,7 @@ impl Node {
     /// asked for this would wait in vain: etcd's leader, which removes itself, answers them too.
     pub(super) fn handle_removed(&mut self) {
         if self.removed {
-            return;
+            return self.left();
         }
         self.removed = true;
         self.event(NodeEvent::RemovedSelf);
@@ -186,6 +188,52 @@ impl Node {
             self.cluster.members().filter(|member| member.id != own).cloned().collect();
         for id in self.requests.asking(&Request::MemberRemove { id: own }) {
             self.finish(id, Ok(ResponseBody::Members { members: members.clone() }));
+        }
+    }
+
+    /// This member has applied its own removal. Of two voters, the one that is left cannot lead without this
+    /// one's vote until it knows that the removal is committed: unless it leads, and said so, it may not know.
+    pub(super) fn leave(&mut self) {
+        if self.removed {
+            return;
+        }
+        self.removed = true;
+        if !self.follows() && self.voters().len() == 1 {
+            self.leaving = Some(self.now + LEAVE_MAX);
+        } else {
+            self.event(NodeEvent::RemovedSelf);
+        }
+    }
+
+    /// Whether another member leads: it knows that all is committed which this one applies in its term.
+    fn follows(&self) -> bool {
+        ![0, self.config.member_id].contains(&self.raw.raft.leader_id)
+    }
+
+    fn left(&mut self) {
+        if self.leaving.take().is_some() {
+            self.event(NodeEvent::RemovedSelf);
+        }
+    }
+
+    /// With each tick, the leader of two voters that has removed itself says again what is committed, until
+    /// the other one refuses it, or leads and has committed too.
+    pub(super) fn work_leaving(&mut self) {
+        let Some(until) = self.leaving else { return };
+        let term = self.raw.raft.term;
+        if self.now >= until || self.follows() && self.applied_term == term {
+            return self.left();
+        }
+        if !self.led(term) {
+            return;
+        }
+        for to in self.voters() {
+            let mut message = Message::default();
+            message.set_msg_type(MessageType::MsgAppend);
+            (message.from, message.to, message.term) = (self.config.member_id, to, term);
+            (message.index, message.log_term, message.commit) =
+                (self.applied, self.applied_term, self.applied);
+            self.send_messages(vec![message]);
         }
     }
 

@@ -109,6 +109,8 @@ pub struct Node {
     dirty: bool,
     failed: bool,
     removed: bool,
+    /// When this member stops at the latest, if the only voter that is left may not know that it was removed.
+    leaving: Option<Time>,
 
     /// Raft's role, leader and term as last seen, to notice changes.
     role: StateRole,
@@ -195,6 +197,7 @@ impl Node {
             dirty: true,
             failed: false,
             removed: false,
+            leaving: None,
             role: StateRole::Follower,
             leader: 0,
             term: 0,

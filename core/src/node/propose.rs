@@ -110,6 +110,11 @@ impl Routing {
 }
 
 impl Node {
+    /// Whether this member has led that term since it started.
+    pub(super) fn led(&self, term: Term) -> bool {
+        self.routing.led == term
+    }
+
     pub(super) fn command_id(&self, seq: u64) -> CommandId {
         CommandId { origin: self.config.member_id, boot: self.config.boot, seq }
     }

@@ -193,6 +193,7 @@ impl Node {
         }
         if ticks > 0 {
             self.ask_again();
+            self.work_leaving();
         }
     }
 

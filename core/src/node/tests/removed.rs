@@ -42,3 +42,74 @@ fn a_member_that_is_left_alone_knows_so_after_a_restart() {
     assert_eq!(world.leader(), Some(leader), "nobody else has to vote");
     world.put(leader, "a", "1").unwrap();
 }
+
+/// Two voters, one of which has removed itself as their leader and has not told the other that this is
+/// committed: both, the one that leads first.
+fn removed_leader(world: &mut World) -> (u64, u64) {
+    world.run(Duration::from_secs(4));
+    let follower = world.follower();
+    let leader = *world.members.keys().find(|id| **id != follower).expect("there are two");
+    world.next_id += 1;
+    let (id, request) = (world.next_id, Request::MemberRemove { id: leader });
+    world.input(follower, Input::Request { id, request, timeout: None });
+    while !world.members[&leader].node.status().removed {
+        let (from, to, message) = world.messages.pop_front().expect("it is removed in the end");
+        world.input(to, Input::Peer { from, message });
+    }
+    world.messages.clear();
+    assert!(!world.members[&follower].node.status().removed_members.contains(&leader));
+    assert!(!world.stops(leader), "the other one may need its vote");
+    (leader, follower)
+}
+
+impl World {
+    fn stops(&self, id: u64) -> bool {
+        self.events.contains(&(id, NodeEvent::RemovedSelf))
+    }
+}
+
+#[test]
+fn a_leader_that_removed_itself_says_so_until_the_other_one_knows() {
+    let mut world = World::new(2, |_| {});
+    let (leader, follower) = removed_leader(&mut world);
+    world.run(Duration::from_millis(300));
+    assert!(world.members[&follower].node.status().removed_members.contains(&leader));
+    world.input(leader, Input::Removed);
+    assert!(world.stops(leader));
+    world.members.remove(&leader);
+    world.run(Duration::from_secs(4));
+    world.put(follower, "a", "1").unwrap();
+}
+
+/// Sim seeds 105441 and 106643 of 60 s.
+#[test]
+fn a_leader_that_removed_itself_votes_for_the_other_one_until_that_one_knows() {
+    let mut world = World::new(2, |_| {});
+    let (leader, follower) = removed_leader(&mut world);
+    // So long that the other one campaigns.
+    world.cut.insert(leader);
+    world.run(Duration::from_secs(10));
+    assert!(!world.stops(leader));
+    world.cut.clear();
+    for _ in 0..400 {
+        world.run(Duration::from_millis(10));
+        if world.stops(leader) {
+            world.members.remove(&leader);
+            break;
+        }
+    }
+    assert!(world.members[&follower].node.status().removed_members.contains(&leader));
+    world.run(Duration::from_secs(4));
+    world.put(follower, "a", "1").unwrap();
+}
+
+#[test]
+fn a_leader_that_removed_itself_does_not_wait_for_ever() {
+    let mut world = World::new(2, |_| {});
+    let (leader, follower) = removed_leader(&mut world);
+    world.members.remove(&follower);
+    world.run(Duration::from_secs(59));
+    assert!(!world.stops(leader));
+    world.run(Duration::from_secs(2));
+    assert!(world.stops(leader));
+}

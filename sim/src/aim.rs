@@ -5,7 +5,7 @@
 //! reached never counts, or a seed would not be the same in every swarm.
 
 use cairn_core::api::Request;
-use cairn_core::node::Role;
+use cairn_core::node::{Input, Role};
 use cairn_core::rng::Rng;
 use cairn_core::types::MemberId;
 
@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::coverage::Doing;
 use crate::disk::Engine;
 use crate::fault::Fault;
+use crate::network::Trouble;
 use crate::options::{MS, SECOND};
 use crate::queue::Event;
 
@@ -28,6 +29,8 @@ const AIMED_PAUSE: u64 = 100 * MS;
 /// How often a rare state is brought about, at the least, and how long it is waited for until another is.
 const PROVOKED: u64 = 300 * MS;
 const WAITED: u64 = 3 * SECOND;
+/// Once in so many, a proposal that comes twice and late is brought about instead.
+const LATE: u64 = 4;
 
 /// The states that a run about rare states brings about, more often those that are seldom met.
 const RARE: [Doing; 9] = [
@@ -104,10 +107,17 @@ impl Cluster {
             let waited = cluster.target.filter(|(_, since)| now < since + WAITED);
             let (target, since) = waited.unwrap_or((other, now));
             cluster.target = Some((target, since));
-            if !cluster.options.kept.fault(name) || cluster.options.damage && !cluster.may_damage(one) {
+            if !cluster.options.kept.fault(name) {
+                return;
+            }
+            let late = cluster.nemesis.chance(1, LATE) && cluster.propose_late(one);
+            if !late && cluster.options.damage && !cluster.may_damage(one) {
                 return;
             }
             cluster.trace.record(|recorded| recorded.faults.push(name));
+            if late {
+                return;
+            }
             match target {
                 Doing::Defragmenting => {
                     cluster.ask(one, Request::Defragment, None);
@@ -135,6 +145,35 @@ impl Cluster {
                 }
             }
         });
+    }
+
+    /// A follower's proposal comes to the leader twice, the second time when it has resigned. What the
+    /// follower is sent comes late: first what the old leader said, then the rest. False where it cannot be,
+    /// for want of a third member or because the network is in trouble already.
+    fn propose_late(&mut self, follower: MemberId) -> bool {
+        let running = self.running();
+        let Some(leader) = self.leader().filter(|leader| *leader != follower) else { return false };
+        let process = |id| self.members.get(&id).and_then(|member| member.process.as_ref());
+        let follows = process(follower).is_some_and(|process| process.node.status().leader == leader);
+        let open = |id: &MemberId| self.network.open(*id, leader) && self.network.open(leader, *id);
+        let Some(boot) = process(leader).map(|process| process.boot) else { return false };
+        if running.len() < 3 || !follows || !running.iter().all(open) {
+            return false;
+        }
+        let far = if self.options.far_links { 4 } else { 1 };
+        let travels = 10 * MS + 2 * far * self.options.network.max + self.options.append.max;
+        let [echo, old, new] = [1, 2, 3].map(|number| self.next_fault + number);
+        self.next_fault = new;
+        self.network.trouble(follower, leader, echo, Trouble::Echo);
+        for id in running {
+            self.network.trouble(id, follower, if id == leader { old } else { new }, Trouble::Clog);
+        }
+        self.ask(follower, Request::LeaseGrant { id: 0, ttl: 1 }, None);
+        self.schedule(2 * travels, Event::Feed { member: leader, boot, input: Input::Resign });
+        for (after, fault) in [(4, echo), (5, old), (6, new)] {
+            self.schedule(after * travels, Event::Heal { fault });
+        }
+        true
     }
 
     /// What a member is in the middle of.

@@ -31,6 +31,8 @@ pub enum Trouble {
     HalfOpen,
     /// It holds what it is given until the fault ends.
     Clog,
+    /// It carries everything, and all of it once more when the fault ends.
+    Echo,
     /// It carries so many bytes a second.
     Throttle(u64),
 }
@@ -78,12 +80,22 @@ impl Network {
 
     /// Whether a message would get through in time.
     pub fn open(&self, from: MemberId, to: MemberId) -> bool {
-        self.on(from, to).all(|(_, trouble)| matches!(trouble, Trouble::Throttle(_)))
+        self.on(from, to).all(|(_, trouble)| matches!(trouble, Trouble::Echo | Trouble::Throttle(_)))
     }
 
     /// Something is wrong with one direction.
     pub fn trouble(&mut self, from: MemberId, to: MemberId, fault: u64, trouble: Trouble) {
         self.troubles.insert(((from, to), fault, trouble));
+    }
+
+    /// Keeps a message until a fault ends; false when there is no room for it.
+    fn hold(&mut self, fault: u64, link: Link, message: Bytes) -> bool {
+        let held = self.held.entry(fault).or_default();
+        let room = held.len() < HELD_MAX;
+        if room {
+            held.push((link, message));
+        }
+        room
     }
 
     /// Ends one fault; what it held.
@@ -115,14 +127,17 @@ impl Cluster {
         if lost {
             return self.coverage.hit(Point::MessageLost);
         }
-        let clog = troubles.iter().find(|(_, trouble)| *trouble == Trouble::Clog);
-        if let Some((fault, _)) = clog {
-            let held = self.network.held.entry(*fault).or_default();
-            if held.len() < HELD_MAX {
-                held.push(((from, to), message));
+        let holds = |wanted: Trouble| troubles.iter().find(|(_, trouble)| *trouble == wanted);
+        if let Some((fault, _)) = holds(Trouble::Clog) {
+            if self.network.hold(*fault, (from, to), message) {
                 self.coverage.hit(Point::MessageClogged);
             }
             return;
+        }
+        if let Some((fault, _)) = holds(Trouble::Echo)
+            && self.network.hold(*fault, (from, to), message.clone())
+        {
+            self.coverage.hit(Point::MessageDuplicated);
         }
         if self.network.bandwidth(from, to).is_none() {
             return self.carry(from, to, &message);

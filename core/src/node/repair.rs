@@ -160,10 +160,15 @@ impl Node {
         }
     }
 
-    /// Asks the next member that can be reached, when it is time.
+    /// Asks the next member that can be reached, when it is time. If none can, it may be that nobody has
+    /// tried: then any may be asked.
     pub(super) fn work_repair(&mut self) {
         let now = self.now;
-        let peers: Vec<MemberId> = self.peers.keys().copied().filter(|id| self.connected_to(*id)).collect();
+        let all = || self.peers.keys().copied();
+        let mut peers: Vec<MemberId> = all().filter(|id| self.connected_to(*id)).collect();
+        if peers.is_empty() {
+            peers.extend(all());
+        }
         let Some(repair) = self.repair.as_mut().filter(|repair| !repair.missing.is_empty()) else { return };
         if repair.due > now {
             return;

@@ -57,6 +57,25 @@ fn a_rotten_entry_is_fetched_at_once_and_alone() {
     assert_eq!(world.hashes().len(), 1);
 }
 
+/// Sim seed 200488 of 60 s.
+#[test]
+fn a_rotten_entry_is_asked_for_though_nobody_is_known_to_be_connected() {
+    let (mut logs, at) = written();
+    let (&rotten, log) = logs.iter_mut().next().unwrap();
+    log.rot(at[1]);
+    let peers: Vec<u64> = logs.keys().copied().filter(|id| *id != rotten).collect();
+    let mut world = started(&logs);
+    world.messages.clear();
+    for peer in peers {
+        world.input(rotten, Input::PeerUnreachable { peer });
+    }
+    // The others say nothing by themselves.
+    world.now = world.now + Duration::from_millis(100);
+    world.input(rotten, Input::Wakeup);
+    world.deliver();
+    assert_eq!(events(&world, is_repaired), 1);
+}
+
 /// CTRL, FAST'18, section 5.1: every way in which four entries rot on three members.
 #[test]
 fn every_recoverable_case_is_recovered_and_no_other_is_served() {

@@ -15,25 +15,18 @@ use std::time::{Duration, Instant};
 const LEAST_URGENT: i32 = 19;
 /// How long the work keeps a core for itself.
 const SLICE: Duration = Duration::from_micros(50);
-/// Work that is over within this time is no work in bulk.
-const GRACE: Duration = Duration::from_millis(2);
 
 thread_local! {
     /// When this thread is to offer its core, if it works in bulk.
     static OFFER: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Runs work that may turn out long: then it gives way to other threads at each [`pause`].
-pub fn run<T>(work: impl FnOnce() -> T) -> T {
-    OFFER.set(Some(Instant::now() + GRACE));
+/// Runs work that gives way to other threads at each [`pause`], if it is not over after `grace`.
+pub fn run<T>(grace: Duration, work: impl FnOnce() -> T) -> T {
+    OFFER.set(Some(Instant::now() + grace));
     let result = work();
     OFFER.set(None);
     result
-}
-
-/// From now on this thread gives way to others at each [`pause`].
-pub fn give_way() {
-    OFFER.set(Some(Instant::now()));
 }
 
 /// A place in long work where other threads may go first. On any other thread it does nothing.
@@ -45,7 +38,7 @@ pub fn pause() {
 }
 
 fn step_back() {
-    give_way();
+    OFFER.set(Some(Instant::now()));
     // On Linux this is the thread's own; it may always be given up.
     if let Err(error) = rustix::process::setpriority_process(None, LEAST_URGENT) {
         tracing::debug!(%error, "a thread keeps its priority");
@@ -82,11 +75,13 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
 mod tests {
     use super::*;
 
+    const GRACE: Duration = Duration::from_secs(1000);
+
     #[test]
     fn work_gives_way_when_it_has_become_long() {
         pause();
         assert_eq!(OFFER.get(), None, "this thread does not work in bulk");
-        run(|| {
+        run(GRACE, || {
             let begun = OFFER.get();
             pause();
             assert_eq!(OFFER.get(), begun, "it is short yet");

@@ -306,3 +306,49 @@ impl Drop for Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Features;
+
+    const FROM: [MemberId; 2] = [2, 3];
+
+    fn chunk(key: &str) -> Bytes {
+        let mut chunk = BytesMut::new();
+        chunk.put_u8(Table::Meta as u8);
+        chunk.put_u32(u32::try_from(key.len()).expect("it is short"));
+        chunk.put_u32(1);
+        chunk.put_slice(key.as_bytes());
+        chunk.put_slice(b"v");
+        chunk.freeze()
+    }
+
+    #[test]
+    fn of_two_snapshots_at_a_time_the_one_that_began_last_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(root.path().to_str().unwrap(), None);
+        let _lock = dir.open().unwrap();
+        let receiver = Receiver {
+            events: Inbox::new(),
+            dir,
+            log_times: Arc::default(),
+            incoming: Arc::default(),
+            removed: Arc::default(),
+            metrics: Arc::new(Metrics::new("3.7.1", false, &Features::default())),
+        };
+        let [mut first, mut second] = FROM.map(|from| receiver.begin_snapshot(from, Bytes::new()).unwrap());
+        let (of_first, of_second) = (chunk("first"), chunk("second"));
+        let crc = crc32fast::hash(&of_first);
+        first.chunk(0, of_first).unwrap();
+        let refused = first.finish(crc).unwrap_err();
+        assert_eq!(refused, "another snapshot has begun to come in its place");
+        let crc = crc32fast::hash(&of_second);
+        second.chunk(0, of_second).unwrap();
+        second.finish(crc).unwrap();
+        let complete = receiver.incoming.lock().unwrap().complete.take().unwrap();
+        let rows = complete.backend.view().unwrap();
+        assert!(rows.get(Table::Meta, b"second").unwrap().is_some());
+        assert!(rows.get(Table::Meta, b"first").unwrap().is_none());
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use cairn_core::node::ReadTask;
 use cairn_net::bulk;
@@ -13,6 +14,8 @@ use crate::metrics::Metrics;
 
 /// Long reads that may wait; beyond, clients are told to come back.
 const QUEUE_MAX: usize = 1024;
+/// A read that is over within this time gives way to nobody.
+const SHORT: Duration = Duration::from_millis(2);
 
 /// A few threads that run reads.
 pub(crate) struct ReadPool {
@@ -33,7 +36,7 @@ impl ReadPool {
             thread::Builder::new().name(format!("read-{number}")).spawn(move || {
                 for (id, task) in queue {
                     let _open = metrics.view_opened();
-                    let event = match bulk::run(|| task.run()) {
+                    let event = match bulk::run(SHORT, || task.run()) {
                         Ok(result) => Event::ReadDone {
                             id,
                             result: result.map(|response| Reply { response, view: None }),

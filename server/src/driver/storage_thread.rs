@@ -75,8 +75,6 @@ pub(crate) fn spawn(
     events: Inbox,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("storage".to_owned()).spawn(move || {
-        // No request waits for it.
-        bulk::give_way();
         while let Some(job) = storage.next(&jobs) {
             let event =
                 storage.perform(job, &jobs, &events).unwrap_or_else(|fatal| Some(Event::Fatal(fatal)));
@@ -198,10 +196,14 @@ impl Storage {
         let mut cursor = Some(Revision::new(from, 0));
         while let Some(from) = cursor {
             let began = Instant::now();
-            let view = self.backend.view()?;
-            let (batch, next) = compact_batch(view.as_ref(), from, to, self.compaction_rows_max)?;
-            drop(view);
-            self.commit(&batch, events)?;
+            // Unlike a flush, for which memory waits, it can take its time.
+            let (batch, next) = bulk::run(Duration::ZERO, || {
+                let view = self.backend.view()?;
+                let (batch, next) = compact_batch(view.as_ref(), from, to, self.compaction_rows_max)?;
+                drop(view);
+                self.commit(&batch, events)?;
+                Ok((batch, next))
+            })?;
             let gone = batch.changes.iter().filter(|change| change.0 == Table::History).count();
             self.metrics.compacted_batch(began.elapsed(), gone as u64);
             cursor = next;

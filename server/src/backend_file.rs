@@ -6,16 +6,14 @@
 //! other processes out, so no lock is taken here.
 //!
 //! What is large is done in pieces, because the log's syncs wait behind it in the same queue: a copy is
-//! synced while it is written, with rests if the log wants the disk as well, and a file whose name is
-//! gone gives its space back step by step.
+//! synced while it is written, and a file whose name is gone gives its space back step by step.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use cairn_core::backend::redb::RedbOptions;
@@ -23,7 +21,6 @@ use cairn_net::bulk;
 use redb::StorageBackend;
 
 use crate::data_dir::private_file;
-use crate::wal_disk::DiskTimes;
 
 /// What is known of a file's disk, shared by the file and those who watch over it.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +50,6 @@ impl FileState {
 /// How much of a copy may wait in memory for its way to the disk: the disk is done with it before a
 /// write notices.
 const AHEAD_BYTES: u64 = 64 << 10;
-/// How long a disk that others want is left to them, in multiples of what the last piece took.
-const REST: u32 = 2;
 /// How much space is given back at once.
 const SHRINK_BYTES: u64 = 16 << 20;
 
@@ -69,15 +64,7 @@ pub struct BackendFile {
     file: Arc<File>,
     state: FileState,
     /// In a copy: what was written and not handed to the disk.
-    ahead: Option<Mutex<Ahead>>,
-}
-
-#[derive(Debug)]
-struct Ahead {
-    bytes: u64,
-    log: Arc<DiskTimes>,
-    /// What the log's syncs had taken when the last piece was synced.
-    log_synced: Duration,
+    ahead: Option<AtomicU64>,
 }
 
 impl BackendFile {
@@ -91,32 +78,23 @@ impl BackendFile {
         Ok((Self { file, state: state.clone(), ahead: None }, state))
     }
 
-    /// The same for a copy of a database, beside a log that is written meanwhile.
+    /// The same for a copy of a database, which is made while a log is written.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn for_copy(path: &Path, log: Arc<DiskTimes>) -> io::Result<(Self, FileState)> {
+    pub fn for_copy(path: &Path) -> io::Result<(Self, FileState)> {
         let (mut file, state) = Self::open(path)?;
-        file.ahead = Some(Mutex::new(Ahead { bytes: 0, log_synced: log.sync(), log }));
+        file.ahead = Some(AtomicU64::new(0));
         Ok((file, state))
     }
 
     fn hand_to_disk(&self, len: u64) -> io::Result<()> {
         let Some(ahead) = &self.ahead else { return Ok(()) };
-        let mut ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        ahead.bytes += len;
-        if ahead.bytes < AHEAD_BYTES {
+        if ahead.fetch_add(len, Ordering::Relaxed) + len < AHEAD_BYTES {
             return Ok(());
         }
-        ahead.bytes = 0;
-        let started = Instant::now();
-        self.change(File::sync_data)?;
-        let log_synced = ahead.log.sync();
-        if log_synced != ahead.log_synced {
-            ahead.log_synced = log_synced;
-            thread::sleep(REST * started.elapsed());
-        }
-        Ok(())
+        ahead.store(0, Ordering::Relaxed);
+        self.change(File::sync_data)
     }
 
     fn change(&self, change: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
@@ -191,7 +169,7 @@ mod tests {
     fn only_a_file_whose_name_is_gone_gives_its_space_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        let (file, _) = BackendFile::for_copy(&path, Arc::default()).unwrap();
+        let (file, _) = BackendFile::for_copy(&path).unwrap();
         for at in 0..3 {
             file.write(at * SHRINK_BYTES, &vec![7; 3 * AHEAD_BYTES as usize]).unwrap();
         }

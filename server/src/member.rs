@@ -57,7 +57,6 @@ impl Member {
         let receiver = Arc::new(Receiver {
             events: inbox.clone(),
             dir: dir.clone(),
-            log_times: booted.wal_times.clone(),
             incoming: incoming.clone(),
             removed: removed_members.clone(),
             metrics: metrics.clone(),
@@ -89,7 +88,7 @@ impl Member {
 
         let spawned = |error: std::io::Error| format!("cannot start a thread: {error}");
         let (lane, log, log_thread) =
-            driver::spawn_log(booted.wal, inbox.clone(), booted.wal_times.clone(), metrics.clone())
+            driver::spawn_log(booted.wal, inbox.clone(), booted.wal_times, metrics.clone())
                 .map_err(spawned)?;
         let (storage, storage_jobs) = crossbeam_channel::unbounded();
         let (notice_sender, notices) = mpsc::unbounded_channel();
@@ -98,7 +97,6 @@ impl Member {
             file: booted.backend_file,
             fsync: !config.unsafe_no_fsync,
             dir: dir.clone(),
-            log_times: booted.wal_times,
             incoming,
             compaction_rows_max: usize::try_from(config.compaction_batch_limit).unwrap_or(1000).max(1),
             compaction_pause: config.compaction_sleep_interval,

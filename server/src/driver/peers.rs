@@ -21,7 +21,6 @@ use crate::backend_file::{self, BackendFile};
 use crate::data_dir::DataDir;
 use crate::metrics::Metrics;
 use crate::peer_calls;
-use crate::wal_disk::DiskTimes;
 
 /// The bytes of rows in one chunk, about.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -148,8 +147,6 @@ const INSTALLING: &str = "a snapshot is being installed";
 pub(crate) struct Receiver {
     pub(crate) events: Inbox,
     pub(crate) dir: DataDir,
-    /// Where the log's time goes, on the same disk.
-    pub(crate) log_times: Arc<DiskTimes>,
     pub(crate) incoming: Arc<Mutex<Transfers>>,
     pub(crate) removed: Arc<RwLock<BTreeSet<MemberId>>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -213,8 +210,8 @@ impl PeerEvents for Receiver {
         transfers.begun += 1;
         let path = self.dir.backend_with_suffix("incoming");
         let _ = fs::remove_file(&path);
-        let (file, _) = BackendFile::for_copy(&path, self.log_times.clone())
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let (file, _) =
+            BackendFile::for_copy(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         // Made durable as a whole when it is complete.
         let backend = RedbBackend::open(file, backend_file::options(false)).map_err(|fatal| fatal.0)?;
         tracing::info!("from" = super::hex(from), "receiving database snapshot");
@@ -332,7 +329,6 @@ mod tests {
         let receiver = Receiver {
             events: Inbox::new(),
             dir,
-            log_times: Arc::default(),
             incoming: Arc::default(),
             removed: Arc::default(),
             metrics: Arc::new(Metrics::new("3.7.1", false, &Features::default())),

@@ -21,7 +21,6 @@ use super::{Event, Inbox};
 use crate::backend_file::{self, BackendFile, FileState};
 use crate::data_dir::{self, DataDir};
 use crate::metrics::Metrics;
-use crate::wal_disk::DiskTimes;
 
 /// How long to wait for space before the next try.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -58,8 +57,6 @@ pub(crate) struct Storage {
     pub(crate) file: FileState,
     pub(crate) fsync: bool,
     pub(crate) dir: DataDir,
-    /// Where the log's time goes, on the same disk.
-    pub(crate) log_times: Arc<DiskTimes>,
     pub(crate) incoming: Arc<Mutex<Transfers>>,
     pub(crate) compaction_rows_max: usize,
     pub(crate) compaction_pause: Duration,
@@ -253,8 +250,7 @@ impl Storage {
 
     fn copy_and_swap(&mut self, path: &Path) -> Result<(), String> {
         let _ = fs::remove_file(path);
-        let (file, _) =
-            BackendFile::for_copy(path, self.log_times.clone()).map_err(|error| error.to_string())?;
+        let (file, _) = BackendFile::for_copy(path).map_err(|error| error.to_string())?;
         let copy = || {
             let options = RedbOptions { quick_repair: false, ..backend_file::options(false) };
             drop(self.backend.copy_to(file, options)?);

@@ -1,6 +1,7 @@
 //! Cairn's wire layer: gRPC services, HTTP, peer transport and conversions.
 
 pub mod bulk;
+pub mod connection_threads;
 pub mod convert;
 pub mod handle;
 pub mod http;

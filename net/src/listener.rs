@@ -33,12 +33,13 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
+use crate::connection_threads::ConnectionThreads;
 use crate::services::{Direct, Method, ReplyBody};
 
 pub use bind::{BindError, SocketOptions};
@@ -65,6 +66,8 @@ pub struct ListenerOptions {
     pub connection_window_bytes: u32,
     /// The largest HTTP/2 frame that is accepted.
     pub frame_bytes_max: u32,
+    /// Where connections are served; without them, by the runtime that accepts them.
+    pub threads: Option<ConnectionThreads>,
 }
 
 impl Default for ListenerOptions {
@@ -78,6 +81,7 @@ impl Default for ListenerOptions {
             stream_window_bytes: 2 << 20,
             connection_window_bytes: 16 << 20,
             frame_bytes_max: 64 << 10,
+            threads: None,
         }
     }
 }
@@ -155,14 +159,16 @@ impl Listener {
                         local_addr: stream.local_addr().ok(),
                         remote_addr: Some(remote_addr),
                     };
-                    Ok((stream, info))
+                    let stream = stream.into_std()?;
+                    Ok((move || TcpStream::from_std(stream), info))
                 }));
             }
             Socket::Unix(socket) => {
                 let socket = UnixListener::from_std(socket)?;
                 tokio::spawn(serve.accept(async move || {
-                    let (stream, _) = socket.accept().await?;
-                    Ok((stream, TcpConnectInfo { local_addr: None, remote_addr: None }))
+                    let stream = socket.accept().await?.0.into_std()?;
+                    let info = TcpConnectInfo { local_addr: None, remote_addr: None };
+                    Ok((move || UnixStream::from_std(stream), info))
                 }));
             }
         }
@@ -214,10 +220,13 @@ async fn reached(phases: &mut watch::Receiver<Phase>, phase: Phase) {
 }
 
 impl Serve {
-    async fn accept<S, A>(self: Arc<Self>, mut accept: A)
+    /// Accepts until told to end. A connection's stream is made where it is served, because it belongs to
+    /// that runtime.
+    async fn accept<S, O, A>(self: Arc<Self>, mut accept: A)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        A: AsyncFnMut() -> io::Result<(S, TcpConnectInfo)>,
+        O: FnOnce() -> io::Result<S> + Send + 'static,
+        A: AsyncFnMut() -> io::Result<(O, TcpConnectInfo)>,
     {
         let mut phases = self.phases.clone();
         loop {
@@ -226,8 +235,18 @@ impl Serve {
                 accepted = accept() => accepted,
             };
             match accepted {
-                Ok((stream, info)) => {
-                    tokio::spawn(self.clone().connection(stream, info));
+                Ok((open, info)) => {
+                    let serve = self.clone();
+                    let connection = async move {
+                        match open() {
+                            Ok(stream) => serve.connection(stream, info).await,
+                            Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+                        }
+                    };
+                    match &self.options.threads {
+                        Some(threads) => threads.serve(connection),
+                        None => drop(tokio::spawn(connection)),
+                    }
                 }
                 Err(error) => {
                     // EMFILE and its like pass when connections close; resting avoids a hot loop.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::node::Status;
+use cairn_net::connection_threads::ConnectionThreads;
 use cairn_net::handle::Handle;
 use cairn_net::http::client::{self, ClientHttp};
 use cairn_net::http::peer;
@@ -101,8 +102,15 @@ impl Served {
     /// Serves the clients' ports, once; true if that was now.
     pub(crate) fn serve_clients(&mut self, offer: &Offer) -> Result<bool, String> {
         let Some(ports) = self.waiting.take() else { return Ok(false) };
-        let options =
-            ListenerOptions { keepalive_min_time: Some(self.pings_min_time), ..self.options.clone() };
+        // One may be waiting for the disk.
+        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let threads = ConnectionThreads::start("clients", threads)
+            .map_err(|error| format!("cannot start the threads of clients' connections: {error}"))?;
+        let options = ListenerOptions {
+            keepalive_min_time: Some(self.pings_min_time),
+            threads: Some(threads),
+            ..self.options.clone()
+        };
         let separate_http = !ports.http.is_empty();
         for listener in ports.client {
             log_serving(&listener);

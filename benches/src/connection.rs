@@ -1,9 +1,13 @@
 //! HTTP/2 connections to the servers under load, and what can go wrong before a load begins.
 
+use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
 
+use cairn_net::connection_threads::ConnectionThreads;
 use cairn_net::proto::etcdserverpb::RangeRequest;
 use cairn_net::proto::etcdserverpb::kv_client::KvClient;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
@@ -51,9 +55,13 @@ impl BenchError {
     }
 }
 
-/// The open connections.
+/// The open connections. Clients run where their connection does ([`Connections::runtime`]), in threads
+/// that take their tasks in turn: an operation must not wait in the generator for others to be done twice.
 #[derive(Clone, Debug)]
-pub struct Connections(Vec<Channel>);
+pub struct Connections {
+    channels: Vec<Channel>,
+    threads: ConnectionThreads,
+}
 
 impl Connections {
     /// Opens `count` connections, to the endpoints in turn.
@@ -61,23 +69,16 @@ impl Connections {
     /// # Errors
     /// One of them cannot be opened.
     pub async fn open(endpoints: &[String], count: usize) -> Result<Self, BenchError> {
-        if endpoints.is_empty() || count == 0 {
-            return Err(BenchError::Options("a load needs an endpoint and a connection".to_owned()));
-        }
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = ConnectionThreads::start("load", count.min(cores))
+            .map_err(BenchError::io("starting the threads of the connections"))?;
         let mut channels = Vec::with_capacity(count);
-        for endpoint in endpoints.iter().cycle().take(count) {
-            let failed = |error: String| BenchError::Connect { endpoint: endpoint.clone(), text: error };
-            let url = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
-            let channel = Endpoint::from_shared(url)
-                .map_err(|error| failed(error.to_string()))?
-                .connect_timeout(Duration::from_secs(5))
-                .tcp_nodelay(true)
-                .connect()
-                .await
-                .map_err(|error| failed(with_sources(&error)))?;
-            channels.push(channel);
+        for (number, endpoint) in endpoints.iter().cycle().take(count).enumerate() {
+            let endpoint = endpoint.clone();
+            let connecting = threads.runtime(number).spawn(async move { connect(&endpoint).await });
+            channels.push(connecting.await.expect("connecting does not panic")?);
         }
-        Ok(Self(channels))
+        Ok(Self { channels, threads })
     }
 
     /// Sends a first request over each and reads the reply: in a short load at a low rate these would be
@@ -87,7 +88,7 @@ impl Connections {
     /// A server refuses it.
     pub async fn warm_up(&self) -> Result<(), BenchError> {
         let mut requests = JoinSet::new();
-        for channel in &self.0 {
+        for channel in &self.channels {
             let mut kv = KvClient::new(channel.clone());
             let key = "ready".into();
             let range = RangeRequest { key, serializable: true, ..RangeRequest::default() };
@@ -100,10 +101,31 @@ impl Connections {
         Ok(())
     }
 
-    /// The connection of a client.
+    /// The connection of a client. It works as long as one of these connections' clones lives.
     pub fn of(&self, client: usize) -> Channel {
-        self.0[client % self.0.len()].clone()
+        self.channels[client % self.channels.len()].clone()
     }
+
+    /// Where a client runs.
+    pub fn runtime(&self, client: usize) -> &Handle {
+        self.threads.runtime(client % self.channels.len())
+    }
+}
+
+/// Opens a connection that the current runtime serves.
+///
+/// # Errors
+/// It cannot be opened.
+pub async fn connect(endpoint: &str) -> Result<Channel, BenchError> {
+    let failed = |error: String| BenchError::Connect { endpoint: endpoint.to_owned(), text: error };
+    let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+    Endpoint::from_shared(url)
+        .map_err(|error| failed(error.to_string()))?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .connect()
+        .await
+        .map_err(|error| failed(with_sources(&error)))
 }
 
 /// A transport error says little by itself.

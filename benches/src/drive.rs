@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
@@ -168,8 +169,12 @@ impl Tickets {
     }
 }
 
-/// Runs the workers until the plan is fulfilled.
-pub async fn drive<W: Worker>(workers: Vec<W>, plan: Plan) -> Measured {
+/// Runs the workers until the plan is fulfilled, worker `n` in `runtime(n)`.
+pub async fn drive<'a, W: Worker>(
+    workers: Vec<W>,
+    runtime: impl Fn(usize) -> &'a Handle,
+    plan: Plan,
+) -> Measured {
     let start = Instant::now();
     let clients = workers.len();
     let (mut total, mut deadline) = (plan.total.unwrap_or(u64::MAX), plan.duration.map(|time| start + time));
@@ -183,9 +188,10 @@ pub async fn drive<W: Worker>(workers: Vec<W>, plan: Plan) -> Measured {
     let tickets = Arc::new(Tickets { start, next: AtomicU64::new(0), total, deadline, open });
     let tasks: Vec<_> = workers
         .into_iter()
-        .map(|mut worker| {
+        .enumerate()
+        .map(|(number, mut worker)| {
             let tickets = tickets.clone();
-            tokio::spawn(async move {
+            runtime(number).spawn(async move {
                 let mut measured = Measured::new();
                 while let Some((number, due)) = tickets.take().await {
                     let sent = Instant::now();
@@ -227,11 +233,8 @@ mod tests {
     }
 
     fn run(workers: Vec<Slow>, plan: Plan) -> Measured {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .build()
-            .unwrap()
-            .block_on(drive(workers, plan))
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        runtime.block_on(drive(workers, |_| runtime.handle(), plan))
     }
 
     #[test]

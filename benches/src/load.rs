@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cairn_core::rng::Rng;
 
-use crate::connection::{BenchError, Connections};
+use crate::connection::{BenchError, Connections, connect};
 use crate::drive::{Plan, drive};
 use crate::options::{Kind, LoadOptions};
 use crate::process::{self, Usage};
@@ -32,7 +32,7 @@ pub async fn run(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError
 pub async fn fill(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
     check(kind, options)?;
     if kind.reads_keys() {
-        let channel = Connections::open(&options.endpoints, 1).await?.of(0);
+        let channel = connect(&options.endpoints[0]).await?;
         let mut worker = KvWorker::new(channel, kind, Keys::new(options)?, options, 0, Instant::now());
         worker.fill(0..options.keys).await?;
     }
@@ -55,6 +55,7 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
     let total = options.total.or(options.duration.is_none().then_some(TOTAL));
     let plan = Plan { total, duration: options.duration, rate: options.rate };
     let clients = 0..options.clients;
+    let runtime = |client| connections.runtime(client);
 
     if let Kind::Lease { ttl } = kind {
         let mut workers = Vec::with_capacity(options.clients);
@@ -62,7 +63,7 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
             workers.push(LeaseWorker::open(connections.of(client), ttl).await?);
         }
         let before = usage(options)?;
-        let measured = drive(workers, plan).await;
+        let measured = drive(workers, runtime, plan).await;
         return Ok(Report::new(kind, options, &measured, used(options, before, measured.done())?));
     }
     if kind == Kind::Lock {
@@ -72,7 +73,7 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
             workers.push(LockWorker::open(connections.of(client), keys.clone(), rng).await?);
         }
         let before = usage(options)?;
-        let measured = drive(workers, plan).await;
+        let measured = drive(workers, runtime, plan).await;
         return Ok(Report::new(kind, options, &measured, used(options, before, measured.done())?));
     }
     let workers: Vec<KvWorker> = clients.map(worker).collect();
@@ -83,7 +84,7 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
         _ => None,
     };
     let before = usage(options)?;
-    let measured = drive(workers, plan).await;
+    let measured = drive(workers, runtime, plan).await;
     let watched = match (watchers, kind) {
         (Some(open), Kind::Watch { streams, watchers }) => {
             Some(open.finish(measured.done() * (streams * watchers) as u64).await)
@@ -99,8 +100,8 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
 
 fn check(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
     let wrong = |text: &str| Err(BenchError::Options(text.to_owned()));
-    if options.clients == 0 {
-        return wrong("a load needs a client");
+    if options.clients == 0 || options.conns == 0 || options.endpoints.is_empty() {
+        return wrong("a load needs a client, a connection and an endpoint");
     }
     if options.rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
         return wrong("--rate must be above zero");

@@ -13,7 +13,7 @@ use cairn_net::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use cairn_net::proto::etcdserverpb::{PutRequest, RangeRequest, StatusRequest};
 use tempfile::TempDir;
 
-use crate::connection::{BenchError, Connections};
+use crate::connection::{BenchError, connect};
 
 /// How long a server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -110,8 +110,8 @@ impl Cluster {
     /// None says so.
     pub async fn leader(&self) -> Result<usize, BenchError> {
         for number in 0..self.members.len() {
-            let connections = Connections::open(&[self.endpoint_of(number).to_owned()], 1).await?;
-            let status = MaintenanceClient::new(connections.of(0)).status(StatusRequest {}).await;
+            let channel = connect(self.endpoint_of(number)).await?;
+            let status = MaintenanceClient::new(channel).status(StatusRequest {}).await;
             let status = status.map_err(BenchError::prepare("asking for the leader"))?.into_inner();
             if status.header.is_some_and(|header| header.member_id == status.leader) {
                 return Ok(number);
@@ -184,8 +184,8 @@ impl Cluster {
 }
 
 async fn answers(endpoint: &str, write: bool) -> bool {
-    let Ok(connections) = Connections::open(&[endpoint.to_owned()], 1).await else { return false };
-    let mut kv = KvClient::new(connections.of(0));
+    let Ok(channel) = connect(endpoint).await else { return false };
+    let mut kv = KvClient::new(channel);
     if write {
         return kv.put(PutRequest { key: "ready".into(), ..PutRequest::default() }).await.is_ok();
     }

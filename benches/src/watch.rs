@@ -67,7 +67,8 @@ impl Watchers {
         let mut tasks = Vec::new();
         for number in 0..streams {
             let stream = open(connections.of(number), watchers, &range).await?;
-            tasks.push(tokio::spawn(read(stream, received.clone(), stopped.clone(), epoch)));
+            let read = read(stream, received.clone(), stopped.clone(), epoch);
+            tasks.push(connections.runtime(number).spawn(read));
         }
         Ok(Self { received, stop, tasks })
     }

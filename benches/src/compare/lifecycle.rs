@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::loads::{Site, Taken, cpu_us, sound};
-use crate::connection::{BenchError, Connections};
+use crate::connection::{BenchError, Connections, connect};
 use crate::load;
 use crate::options::{Consistency, Kind, LoadOptions};
 use crate::process;
@@ -56,11 +56,6 @@ fn rss_mib(cluster: &Cluster) -> Result<f64, BenchError> {
     let pid = cluster.pids()[0];
     let usage = process::usage(pid).map_err(BenchError::io("reading what the server uses"))?;
     Ok(mebibytes(usage.rss_bytes))
-}
-
-/// A single connection that is ready.
-async fn connect(endpoint: &str) -> Result<Channel, BenchError> {
-    Ok(Connections::open(&[endpoint.to_owned()], 1).await?.of(0))
 }
 
 /// Memory after loading and after a restart, the times of the restart and of a full snapshot in

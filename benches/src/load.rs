@@ -21,30 +21,10 @@ const TOTAL: u64 = 10_000;
 /// # Errors
 /// The load could not begin. What fails later is in the report.
 pub async fn run(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError> {
-    fill(kind, options).await?;
-    run_filled(kind, options).await
-}
-
-/// Writes the keys that a load reads, if it reads any.
-///
-/// # Errors
-/// As [`run`].
-pub async fn fill(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
     check(kind, options)?;
-    if kind.reads_keys() {
-        let channel = connect(&options.endpoints[0]).await?;
-        let mut worker = KvWorker::new(channel, kind, Keys::new(options)?, options, 0, Instant::now());
-        worker.fill(0..options.keys).await?;
+    if !options.filled {
+        fill(kind, options).await?;
     }
-    Ok(())
-}
-
-/// [`run`] with keys that are there.
-///
-/// # Errors
-/// As [`run`].
-pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, BenchError> {
-    check(kind, options)?;
     let keys = Keys::new(options)?;
     let connections = Connections::open(&options.endpoints, options.conns).await?;
     connections.warm_up().await?;
@@ -96,6 +76,20 @@ pub async fn run_filled(kind: Kind, options: &LoadOptions) -> Result<Report, Ben
         report.add_watched(watched);
     }
     Ok(report)
+}
+
+/// Writes the keys that a load reads, if it reads any.
+///
+/// # Errors
+/// As [`run`].
+pub async fn fill(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
+    check(kind, options)?;
+    if kind.reads_keys() {
+        let channel = connect(&options.endpoints[0]).await?;
+        let mut worker = KvWorker::new(channel, kind, Keys::new(options)?, options, 0, Instant::now());
+        worker.fill(0..options.keys).await?;
+    }
+    Ok(())
 }
 
 fn check(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {

@@ -50,6 +50,9 @@ pub struct LoadOptions {
     /// keys are as likely.
     #[arg(long, conflicts_with = "sequential")]
     pub zipf: Option<f64>,
+    /// The keys that the load reads are there, and none is written first.
+    #[arg(long)]
+    pub filled: bool,
     /// The seed of the random keys.
     #[arg(long, default_value_t = LoadOptions::default().seed)]
     pub seed: u64,
@@ -76,6 +79,7 @@ impl Default for LoadOptions {
             prefix: "bench/".to_owned(),
             sequential: false,
             zipf: None,
+            filled: false,
             seed: 1,
             server_pids: Vec::new(),
             json: false,

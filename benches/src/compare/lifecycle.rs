@@ -98,9 +98,9 @@ pub(super) async fn scale(site: Site<'_>) -> Result<Taken, BenchError> {
         fill(&cluster, keys).await?;
         let load = LoadOptions { keys, ..site.load(&cluster, 10, 100) };
         let put = cpu_us(&sound(load::run(Kind::Put, &load).await?)?);
-        // The keys are there: the load itself need not write them first.
+        let load = LoadOptions { filled: true, ..load };
         let get = Kind::Mixed { consistency: Consistency::L, read_percent: 100 };
-        let get = cpu_us(&sound(load::run_filled(get, &load).await?)?);
+        let get = cpu_us(&sound(load::run(get, &load).await?)?);
         costs.push([put, get]);
     }
     Ok(vec![costs[1][0] / costs[0][0], costs[1][1] / costs[0][1]].into())

@@ -79,7 +79,8 @@ impl Site<'_> {
             true => self.settled_disk_bytes().await,
             false => None,
         };
-        let report = sound(load::run_filled(kind, load).await?)?;
+        let load = LoadOptions { filled: true, ..load.clone() };
+        let report = sound(load::run(kind, &load).await?)?;
         let latency = report.watch_us.unwrap_or(report.latency_us);
         let mut columns = [None; COLUMNS.len()];
         columns[0] = Some(report.throughput);

@@ -5,8 +5,8 @@
 //! few connections are then served over and over while the others wait. Here each connection has its
 //! thread, whose tasks take turns, and all have about the same number of connections.
 //!
-//! Invariant: a connection's task and those that it starts run on one thread, so none of them may wait
-//! for anything but the runtime.
+//! Invariant: a connection's task and those that it starts run on one thread, so none of them works for
+//! long, or waits for anything but the runtime for more than a millisecond or so.
 
 use std::io;
 use std::sync::Arc;

@@ -2,15 +2,17 @@
 //!
 //! The log's own thread does, but for one case: who brings a lone write to a log at rest may make it
 //! durable itself, because the switch to another thread and back takes as long as the write. It does so
-//! after it has given the turn back, so the node lives on while the disk takes its time.
+//! after it has given the turn back, so the node lives on while the disk takes its time; and only while the
+//! disk is quick, because what else the bringer serves waits meanwhile.
 //!
 //! Invariant: one at a time works on the log, and takes the jobs in their order; while jobs wait, somebody
 //! works or the thread was woken.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_core::error::Fatal;
 use cairn_core::node::Input;
@@ -40,6 +42,10 @@ struct Shared {
     wake: Condvar,
     /// Gone once the log is closed.
     writer: Mutex<Option<Writer>>,
+    /// How long a write may take to be a bringer's.
+    patience: Duration,
+    /// Whether the last one took longer.
+    slow: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +74,15 @@ pub(super) enum Woken {
 }
 
 impl LogLane {
-    pub(super) fn new(writer: Writer, events: Inbox) -> Self {
-        let writer = Mutex::new(Some(writer));
-        Self(Arc::new(Shared { events, queue: Mutex::default(), wake: Condvar::new(), writer }))
+    pub(super) fn new(writer: Writer, events: Inbox, patience: Duration) -> Self {
+        Self(Arc::new(Shared {
+            events,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            writer: Mutex::new(Some(writer)),
+            patience,
+            slow: AtomicBool::new(false),
+        }))
     }
 
     /// Adds a job. `lone` says that nothing else is under way, so that its bringer had better do it.
@@ -87,7 +99,7 @@ impl LogLane {
 
     /// Does `work`, and after it what it has sent to the log, if that is a lone write.
     pub(crate) fn offer(&self, work: impl FnOnce()) {
-        if OFFER.get() != Offer::None {
+        if OFFER.get() != Offer::None || self.0.slow.load(Ordering::Relaxed) {
             return work();
         }
         OFFER.set(Offer::Made);
@@ -129,10 +141,12 @@ impl LogLane {
     /// Does what waits, as one group commit, and reports it when others may work on the log again.
     fn step(&self, mut slot: MutexGuard<'_, Option<Writer>>) {
         let Some(writer) = slot.as_mut() else { return };
+        let started = Instant::now();
         let done = match self.pop() {
             None => return,
             Some(job) => writer.work(job, self),
         };
+        self.0.slow.store(started.elapsed() > self.0.patience, Ordering::Relaxed);
         if done.is_err() {
             *slot = None;
         }
@@ -239,12 +253,12 @@ mod tests {
     }
 
     /// A lane without its thread.
-    fn lane(path: &Path) -> LogLane {
+    fn lane(path: &Path, patience: Duration) -> LogLane {
         let disk = FsDisk::open(path).unwrap();
         let times = disk.times();
         let wal = Wal::create(disk, Metadata::default(), &append(1), OPTIONS).unwrap();
         let metrics = Arc::new(Metrics::new("3.7.1", false, &Features::default()));
-        LogLane::new(Writer::new(wal, times, metrics), Inbox::new())
+        LogLane::new(Writer::new(wal, times, metrics), Inbox::new(), patience)
     }
 
     /// The last entry that a crash at this moment would leave.
@@ -259,10 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_slow_disk_writes_is_left_to_the_thread() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("wal");
+        let lane = lane(&path, Duration::ZERO);
+        lane.offer(|| lane.send(job(2), true));
+        assert_eq!(written(&path), 2, "nothing is known of the disk");
+        lane.offer(|| lane.send(job(3), true));
+        assert_eq!(written(&path), 2, "no write is quick enough");
+    }
+
+    #[test]
     fn a_lone_write_is_done_by_who_offers_to_and_all_others_by_the_thread() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("wal");
-        let lane = lane(&path);
+        let lane = lane(&path, Duration::MAX);
         lane.offer(|| {
             lane.send(job(2), true);
             assert_eq!(written(&path), 1, "not before the work is done");

@@ -24,6 +24,9 @@ const SEAL_AFTER: Duration = Duration::from_secs(1);
 /// A sync that takes longer is worth a warning.
 const SYNC_EXPECTED: Duration = Duration::from_secs(1);
 
+/// A write that takes longer costs its bringer more than the switch to the log's thread would.
+const BRINGER_PATIENCE: Duration = Duration::from_millis(1);
+
 /// Appended bytes after which the next segment is looked after again.
 const PREPARE_EVERY: u64 = 1 << 20;
 /// The pause in appends that is used for it.
@@ -60,7 +63,7 @@ pub(crate) fn spawn(
     times: Arc<DiskTimes>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<(LogLane, LogSender, thread::JoinHandle<()>)> {
-    let lane = LogLane::new(Writer::new(wal, times, metrics), events);
+    let lane = LogLane::new(Writer::new(wal, times, metrics), events, BRINGER_PATIENCE);
     let runs = lane.clone();
     let thread = thread::Builder::new().name("log".to_owned()).spawn(move || runs.run())?;
     Ok((lane.clone(), LogSender(lane), thread))

@@ -69,6 +69,11 @@ impl ConnectionThreads {
         });
     }
 
+    /// The runtimes of all threads.
+    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter().map(|one| &one.runtime)
+    }
+
     /// The runtime of one thread, for whoever divides connections himself: number `n` of as many as there
     /// are, and then the first again.
     pub fn runtime(&self, n: usize) -> &Handle {

@@ -5,8 +5,8 @@
 //! views can read but never write: a fresh one owns the file by then. The data directory's lock keeps
 //! other processes out, so no lock is taken here.
 //!
-//! What is large is done in pieces, because the log's syncs wait behind it in the same queue: a copy is
-//! synced while it is written, and a file whose name is gone gives its space back step by step.
+//! What is large is done in pieces, because the log waits for it: for the disk, so a copy is synced while
+//! it is written; and for a core, so a file whose name is gone gives its space back step by step.
 
 use std::fs::File;
 use std::io;

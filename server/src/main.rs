@@ -27,10 +27,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     cairn_server::log::write_notices(&notices);
-    // One may be waiting for the disk.
-    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
-    match runtime {
+    match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(cairn_server::run(config)),
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");

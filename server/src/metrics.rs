@@ -28,6 +28,7 @@ use std::time::Duration;
 use cairn_core::node::{AppliedOps, NodeEvent, Role, Status};
 use cairn_core::types::MemberId;
 use cairn_net::http::client::HealthCheck;
+use tokio::runtime::Handle;
 
 pub use grpc::{Counted, GrpcMetricsLayer, GrpcMetricsService};
 pub use peer::PeerMetrics;
@@ -63,6 +64,7 @@ pub struct Metrics {
     grpc: Arc<GrpcMetrics>,
     peers: Mutex<BTreeMap<MemberId, Arc<PeerMetrics>>>,
     status: Mutex<Option<Status>>,
+    runtimes: Mutex<Vec<Handle>>,
 }
 
 impl Metrics {
@@ -88,7 +90,13 @@ impl Metrics {
             grpc: Arc::new(GrpcMetrics::new(extensive)),
             peers: Mutex::default(),
             status: Mutex::default(),
+            runtimes: Mutex::default(),
         }
+    }
+
+    /// Counts the tasks of these runtimes too.
+    pub fn count_tasks(&self, runtimes: impl IntoIterator<Item = Handle>) {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).extend(runtimes);
     }
 
     /// The log has written and synchronised `bytes`.
@@ -216,7 +224,7 @@ impl Metrics {
         self.encode_server(&mut page);
         self.encode_scrapes(&mut page);
         self.grpc.encode(&mut page);
-        process::encode(&mut page);
+        process::encode(&mut page, &self.runtimes.lock().unwrap_or_else(PoisonError::into_inner));
         absent::encode(&mut page);
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let local = status.as_ref().map_or(0, |status| status.member_id);

@@ -14,6 +14,7 @@ use cairn_net::http::peer;
 use cairn_net::listener::{Grpc, Listener, ListenerOptions, Serving, SocketOptions};
 use cairn_net::services::{self, Direct, ServerInfo};
 use futures::future::join_all;
+use tokio::runtime;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
@@ -106,6 +107,8 @@ impl Served {
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         let threads = ConnectionThreads::start("clients", threads)
             .map_err(|error| format!("cannot start the threads of clients' connections: {error}"))?;
+        let runtimes = threads.runtimes().cloned().chain([runtime::Handle::current()]);
+        offer.metrics.count_tasks(runtimes);
         let options = ListenerOptions {
             keepalive_min_time: Some(self.pings_min_time),
             threads: Some(threads),

@@ -4,13 +4,15 @@
 
 use std::fs;
 
+use tokio::runtime::Handle;
+
 use super::text::{Kind, Page};
 
 /// The unit of times in `/proc`: Linux shows user space 100 a second on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Adds the `process_*` and `os_fd_*` families.
-pub(super) fn encode(page: &mut Page) {
+/// Adds the `process_*` and `os_fd_*` families, and the tasks of `runtimes`.
+pub(super) fn encode(page: &mut Page, runtimes: &[Handle]) {
     let read = |path: &str| fs::read_to_string(path).ok();
     let mut gauge = |name, help: &str, value: Option<f64>| {
         if let Some(value) = value {
@@ -33,9 +35,8 @@ pub(super) fn encode(page: &mut Page) {
     let threads = status.as_deref().and_then(|status| field(status, "Threads:"));
     // Dashboards ask for these two; a task is what a goroutine is.
     gauge("go_threads", "Number of OS threads.", threads);
-    let tasks = tokio::runtime::Handle::try_current().ok();
-    let tasks = tasks.map(|runtime| runtime.metrics().num_alive_tasks() as f64);
-    gauge("go_goroutines", "Number of the runtime's tasks that currently exist.", tasks);
+    let tasks: usize = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).sum();
+    gauge("go_goroutines", "Number of the runtimes' tasks that currently exist.", Some(tasks as f64));
     gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", kilobytes("VmSize:"));
 
     let Some(stat) = read("/proc/self/stat").as_deref().and_then(Stat::parse) else { return };

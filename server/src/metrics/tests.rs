@@ -394,3 +394,15 @@ async fn etcd_shows_the_same_families() {
     let missing: Vec<_> = theirs.difference(&ours).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn tasks_of_all_runtimes_are_counted_whichever_serves_the_page() {
+    let runtimes = [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().build().unwrap());
+    let metrics = Metrics::new("3.7.1", false, &Features::default());
+    metrics.count_tasks(runtimes.iter().map(|runtime| runtime.handle().clone()));
+    for runtime in [&runtimes[0], &runtimes[1], &runtimes[1]] {
+        runtime.spawn(std::future::pending::<()>());
+    }
+    let page = runtimes[0].block_on(async { metrics.encode() });
+    assert!(page.contains("\ngo_goroutines 3\n"), "{page}");
+}

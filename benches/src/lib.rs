@@ -13,6 +13,7 @@ pub mod drive;
 pub mod load;
 pub mod options;
 pub mod process;
+mod range_codec;
 pub mod report;
 pub mod server;
 pub mod session;

@@ -8,12 +8,15 @@ use cairn_core::rng::Rng;
 use cairn_net::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use cairn_net::proto::etcdserverpb::kv_client::KvClient;
 use cairn_net::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
-use tonic::Status;
+use http::uri::PathAndQuery;
+use tonic::client::Grpc;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use crate::connection::BenchError;
 use crate::drive::Worker;
 use crate::options::{Consistency, Kind, LoadOptions};
+use crate::range_codec::RangeCodec;
 use crate::size::Size;
 use crate::zipf::Zipf;
 
@@ -97,6 +100,7 @@ impl Keys {
 #[derive(Debug)]
 pub struct KvWorker {
     kv: KvClient<Channel>,
+    ranges: Grpc<Channel>,
     kind: Kind,
     keys: Keys,
     rng: Rng,
@@ -120,8 +124,8 @@ impl KvWorker {
         let mut rng = Rng::derive(options.seed, &[number]);
         let val_size = options.val_size;
         let value = (0..val_size.most()).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>().into();
-        let kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
-        Self { kv, kind, keys, rng, value, val_size, epoch }
+        let ranges = Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        Self { kv: KvClient::new(channel), ranges, kind, keys, rng, value, val_size, epoch }
     }
 
     /// Writes the keys of `numbers` once.
@@ -165,7 +169,9 @@ impl KvWorker {
     async fn read(&mut self, number: u64, rows: u64, consistency: Consistency) -> Result<(), Status> {
         let mut range = self.range(number, rows);
         range.serializable = consistency == Consistency::S;
-        let found = self.kv.range(range).await?.into_inner().kvs.len() as u64;
+        self.ranges.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
+        let found = self.ranges.unary(Request::new(range), path, RangeCodec).await?.into_inner();
         if found == rows { Ok(()) } else { Err(Status::not_found("keys that were written are not there")) }
     }
 

@@ -12,6 +12,8 @@ use cairn_core::error::Error;
 use cairn_core::mvcc::StoreView;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::services::rows::RowFrames;
+
 /// Names a watch stream on this member; never reused.
 pub type StreamId = u64;
 
@@ -22,6 +24,8 @@ pub struct Reply {
     pub response: Response,
     /// Present for `Request::Snapshot` only.
     pub view: Option<StoreView>,
+    /// A long range's whole answer, instead of the body, for callers that take it so.
+    pub frames: Option<RowFrames>,
 }
 
 /// What a service asks of the member.
@@ -33,6 +37,8 @@ pub enum Call {
         request: Request,
         /// How long the caller waits; `None` for the server's own limit.
         timeout: Option<Duration>,
+        /// Whether a long range may be answered by [`Reply::frames`].
+        in_frames: bool,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Reply, Error>>,
     },
@@ -143,8 +149,25 @@ impl Handle {
     /// # Errors
     /// Whatever the member answers; [`Error::Stopped`] when it stops first.
     pub async fn request(&self, request: Request, timeout: Option<Duration>) -> Result<Reply, Error> {
+        self.ask(request, timeout, false).await
+    }
+
+    /// The same with the server's own limit, for a caller that takes a long range's answer in frames.
+    ///
+    /// # Errors
+    /// As [`Handle::request`].
+    pub(crate) async fn request_in_frames(&self, request: Request) -> Result<Reply, Error> {
+        self.ask(request, None, true).await
+    }
+
+    async fn ask(
+        &self,
+        request: Request,
+        timeout: Option<Duration>,
+        in_frames: bool,
+    ) -> Result<Reply, Error> {
         let (reply, answer) = oneshot::channel();
-        (self.submit)(Call::Request { request, timeout, reply })?;
+        (self.submit)(Call::Request { request, timeout, in_frames, reply })?;
         answer.await.unwrap_or(Err(Error::Stopped))
     }
 

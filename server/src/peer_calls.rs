@@ -86,7 +86,7 @@ pub(crate) fn answer(
                 let request = Request::HashKv { revision: body.get_i64() };
                 let (reply, answer) = oneshot::channel();
                 let stopped = "this member is stopping";
-                if !submit(Call::Request { request, timeout: None, reply }) {
+                if !submit(Call::Request { request, timeout: None, in_frames: false, reply }) {
                     return Err(stopped.to_owned());
                 }
                 let reply = answer.await.map_err(|_| stopped)?.map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! Copies of many short byte strings that live and go together, as the keys and values of an answer.
+//! Copies of many short byte strings that live and go together, as the values of an answer.
 //!
 //! An allocation for each would cost more than the copy, and its release on another thread as much again.
 //! They are slices of shared blocks instead.

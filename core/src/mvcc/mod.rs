@@ -2,7 +2,7 @@
 //!
 //! A request enters through [`Store`], the only writer, or is answered by a [`StoreView`], an
 //! immutable moment of it. `record` has the bytes of the rows, `txn` transactions, `check` the rules
-//! that a request must pass before it is proposed, `found` how the values of long answers are read,
+//! that a request must pass before it is proposed, `select` which rows answer a range and how the values of many are read,
 //! `compact` the physical removal of old revisions and `hash` etcd's HashKV.
 //!
 //! **Invariant:** the state after a command is a pure function of the command and the state before.
@@ -12,9 +12,9 @@ mod check;
 mod compact;
 mod copies;
 mod counts;
-mod found;
 mod hash;
 mod record;
+mod select;
 mod store;
 mod txn;
 mod view;
@@ -26,6 +26,7 @@ pub use check::{
 pub use compact::{Compaction, compact_batch};
 pub use counts::StoreCounts;
 pub use hash::HashKv;
+pub use select::{Selected, SelectedRow};
 pub use store::{Change, META_COMPACT_REVISION, META_COMPACTED, META_REVISION, Outcome, Store, StoreOptions};
 pub use view::{Ranged, StoreRow, StoreView};
 pub use whole::HistoryRow;

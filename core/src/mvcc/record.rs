@@ -1,9 +1,9 @@
 //! The bytes of the store's rows.
 //!
 //! A *history* row is one change: what became of a key at a revision. An *index* row is where a key
-//! stands now: its latest revision with the same metadata and no value. Both open with a format byte
-//! and a byte of flags; numbers are LEB128, and what is zero most of the time is left out. Decoding
-//! slices the row, so a value is never copied.
+//! stands now: its latest revision with the same metadata and the length of its value. Both open with a
+//! format byte and a byte of flags; numbers are LEB128, and what is zero most of the time is left out.
+//! Decoding slices the row, so a value is never copied.
 //!
 //! **Invariant:** decoding returns exactly what was encoded, or a [`Fatal`] that names the row.
 
@@ -13,7 +13,10 @@ use crate::backend::Table;
 use crate::error::Fatal;
 use crate::types::{KeyValue, LeaseId, Revision};
 
+/// Of a history row, and of an index row that was written before it told the value's length.
 const FORMAT: u8 = 1;
+/// Of an index row.
+const INDEX_FORMAT: u8 = 2;
 const TOMBSTONE: u8 = 1;
 const PREV: u8 = 2;
 const LEASE: u8 = 4;
@@ -58,6 +61,8 @@ pub(super) struct RecordRef<'a> {
 pub(super) struct IndexRow {
     pub(super) latest: Revision,
     pub(super) meta: Meta,
+    /// The length of the value at the latest revision, where the row tells it.
+    pub(super) value_len: Option<u32>,
 }
 
 fn put_number(out: &mut Vec<u8>, number: i64) {
@@ -74,9 +79,9 @@ fn put_revision(out: &mut Vec<u8>, revision: Revision) {
     put_number(out, revision.sub);
 }
 
-fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
+fn put_meta(out: &mut Vec<u8>, format: u8, meta: &Meta) {
     let flag = |on: bool, flag| if on { flag } else { 0 };
-    out.push(FORMAT);
+    out.push(format);
     out.push(
         flag(meta.tombstone, TOMBSTONE) | flag(meta.prev.is_some(), PREV) | flag(meta.lease != 0, LEASE),
     );
@@ -91,6 +96,9 @@ fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
         out.extend_from_slice(&meta.lease.to_le_bytes());
     }
 }
+
+/// Seven bits in each byte.
+const NUMBER_BYTES_MAX: usize = 10;
 
 /// What is left of a row to decode.
 struct Cursor<'a>(&'a [u8]);
@@ -108,14 +116,13 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn number(&mut self) -> Option<i64> {
-        let (mut number, mut shift) = (0_u64, 0);
-        while shift < 64 {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
+        let mut number = 0_u64;
+        for (at, byte) in self.0.iter().enumerate().take(NUMBER_BYTES_MAX) {
+            number |= u64::from(byte & 0x7f) << (7 * at);
+            if *byte < 0x80 {
+                self.0 = &self.0[at + 1..];
                 return i64::try_from(number).ok();
             }
-            shift += 7;
         }
         None
     }
@@ -124,9 +131,10 @@ impl<'a> Cursor<'a> {
         Some(Revision::new(self.number()?, self.number()?))
     }
 
+    /// What follows the format byte.
     fn meta(&mut self) -> Option<Meta> {
-        let (format, flags) = (self.byte()?, self.byte()?);
-        if format != FORMAT || flags & !FLAGS != 0 {
+        let flags = self.byte()?;
+        if flags & !FLAGS != 0 {
             return None;
         }
         let mut meta = Meta { tombstone: flags & TOMBSTONE != 0, ..Meta::default() };
@@ -158,7 +166,7 @@ impl Record {
     /// A history row's bytes.
     pub(super) fn encode(key: &[u8], value: &[u8], meta: &Meta) -> Bytes {
         let mut out = Vec::with_capacity(40 + key.len() + value.len());
-        put_meta(&mut out, meta);
+        put_meta(&mut out, FORMAT, meta);
         put_number(&mut out, key.len() as i64);
         out.extend_from_slice(key);
         out.extend_from_slice(value);
@@ -189,6 +197,9 @@ impl<'a> RecordRef<'a> {
     pub(super) fn decode(revision: &[u8], row: &'a [u8]) -> Result<Self, Fatal> {
         let decode = || {
             let mut cursor = Cursor(row);
+            if cursor.byte()? != FORMAT {
+                return None;
+            }
             let meta = cursor.meta()?;
             let key_len = usize::try_from(cursor.number()?).ok()?;
             let (key, value) = (cursor.take(key_len)?, cursor.0);
@@ -203,8 +214,11 @@ impl IndexRow {
     /// An index row's bytes.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(40);
-        put_meta(&mut out, &self.meta);
+        put_meta(&mut out, if self.value_len.is_some() { INDEX_FORMAT } else { FORMAT }, &self.meta);
         put_revision(&mut out, self.latest);
+        if let Some(value_len) = self.value_len {
+            put_number(&mut out, i64::from(value_len));
+        }
         Bytes::from(out)
     }
 
@@ -212,9 +226,14 @@ impl IndexRow {
     pub(super) fn decode(key: &[u8], row: &[u8]) -> Result<Self, Fatal> {
         let decode = || {
             let mut cursor = Cursor(row);
-            let meta = cursor.meta()?;
-            let latest = cursor.revision()?;
-            cursor.0.is_empty().then_some(Self { latest, meta })
+            let format = cursor.byte()?;
+            let (meta, latest) = (cursor.meta()?, cursor.revision()?);
+            let value_len = match format {
+                FORMAT => None,
+                INDEX_FORMAT => Some(u32::try_from(cursor.number()?).ok()?),
+                _ => return None,
+            };
+            cursor.0.is_empty().then_some(Self { latest, meta, value_len })
         };
         decode().ok_or_else(|| corrupt(Table::Index, key, "not an index row"))
     }
@@ -244,7 +263,8 @@ mod tests {
     fn rows_survive_encoding_and_torn_rows_do_not() {
         for seed in 0..2000 {
             let mut rng = Rng::new(seed);
-            let row = IndexRow { latest: Revision::new(seed as i64, 7), meta: any_meta(&mut rng) };
+            let value_len = rng.chance(3, 4).then(|| rng.below(1 << 21) as u32);
+            let row = IndexRow { latest: Revision::new(seed as i64, 7), meta: any_meta(&mut rng), value_len };
             let bytes = row.encode();
             assert_eq!(IndexRow::decode(b"k", &bytes).unwrap(), row);
             for cut in 0..bytes.len() {
@@ -260,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_report_names_the_row() {
-        let error = IndexRow::decode(b"a\xff", b"\x02\x00").unwrap_err();
+        let error = IndexRow::decode(b"a\xff", b"\x03\x00").unwrap_err();
         assert!(error.0.contains("table Index") && error.0.contains("a\\xff"), "{error}");
         assert!(Record::decode(b"r", &Bytes::from_static(b"\x01\x08")).is_err());
     }
@@ -277,7 +297,10 @@ mod tests {
         };
         let record = Record::encode(b"k", b"v", &meta);
         assert_eq!(&record[..], b"\x01\x06\xac\x02\x02\xad\x02\x01\x05\0\0\0\0\0\0\0\x01kv");
-        let row = IndexRow { latest: Revision::new(302, 0), meta };
-        assert_eq!(&row.encode()[..], b"\x01\x06\xac\x02\x02\xad\x02\x01\x05\0\0\0\0\0\0\0\xae\x02\0");
+        let row = IndexRow { latest: Revision::new(302, 0), meta, value_len: Some(300) };
+        let bytes = b"\x02\x06\xac\x02\x02\xad\x02\x01\x05\0\0\0\0\0\0\0\xae\x02\0\xac\x02";
+        assert_eq!(&row.encode()[..], bytes);
+        let earlier = b"\x01\x06\xac\x02\x02\xad\x02\x01\x05\0\0\0\0\0\0\0\xae\x02\0";
+        assert_eq!(IndexRow::decode(b"k", earlier).unwrap(), IndexRow { value_len: None, ..row });
     }
 }

@@ -16,7 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::compact::Compaction;
 use super::counts::{ReadCounts, StoreCounts};
 use super::record::{IndexRow, Meta, Record, corrupt};
-use super::view::StoreView;
+use super::view::{StoreView, Version};
 use crate::api::{DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseBody};
 use crate::backend::overlay::{Flush, Overlay, Pending};
 use crate::backend::{Backend, Table, View};
@@ -307,8 +307,9 @@ impl Store {
 
     fn write(&mut self, key: &Bytes, value: &[u8], at: Revision, meta: Meta) {
         let record = Record::encode(key, value, &meta);
+        let row = IndexRow { latest: at, meta, value_len: u32::try_from(value.len()).ok() };
         self.overlay.set(Table::History, Bytes::copy_from_slice(&at.to_bytes()), Some(record));
-        self.overlay.set(Table::Index, key.clone(), Some(IndexRow { latest: at, meta }.encode()));
+        self.overlay.set(Table::Index, key.clone(), Some(row.encode()));
     }
 
     fn detach(&mut self, lease: LeaseId, key: &[u8]) {
@@ -363,7 +364,8 @@ impl Store {
     fn live_keys(&self, range: &KeyRange, found: &mut Vec<(Bytes, IndexRow)>) -> Result<(), Fatal> {
         self.view().visit(range, i64::MAX, None, |key, version| {
             let key = Bytes::copy_from_slice(key);
-            found.push((key, IndexRow { latest: version.at, meta: version.meta }));
+            let Version { at, meta, value_len, .. } = version;
+            found.push((key, IndexRow { latest: at, meta, value_len }));
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(())

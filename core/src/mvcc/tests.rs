@@ -1,6 +1,7 @@
 //! Each rule of the store on its own, and HashKV against values that etcd 3.4.23 gave.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -624,5 +625,56 @@ fn a_long_answer_misses_no_value_in_silence() {
         let error = fixture.store.view().range(&all(), None).unwrap_err();
         assert!(error.0.contains(&row.escape_ascii().to_string()), "{error}");
         fixture.backend.commit(&set(value)).unwrap();
+    }
+}
+
+/// Replaces the index rows of the first `keys` keys by what `change` makes of them.
+fn change_index(fixture: &mut Fixture, keys: usize, change: impl Fn(&mut record::IndexRow)) {
+    let view = fixture.backend.view().unwrap();
+    let mut changes = Vec::new();
+    for row in view.range(Table::Index, Bound::Unbounded, Bound::Unbounded).unwrap().take(keys) {
+        let (key, row) = row.unwrap();
+        let mut row = record::IndexRow::decode(&key, &row).unwrap();
+        change(&mut row);
+        changes.push((Table::Index, key, Some(row.encode())));
+    }
+    fixture.backend.commit(&Batch { changes }).unwrap();
+    fixture.store.refresh().unwrap();
+}
+
+#[test]
+fn lengths_of_values_are_known_before_them_or_read_from_rows_of_the_earlier_format() {
+    let mut fixture = Fixture::new();
+    for key in 0..20 {
+        fixture.put(&format!("{key:02}"), &"v".repeat(key));
+    }
+    fixture.flush();
+    for earlier in [0, 1, 20] {
+        change_index(&mut fixture, earlier, |row| row.value_len = None);
+        let view = fixture.store.view();
+        let mut selected = view.select(&all(), None).unwrap().unwrap().unwrap();
+        selected.measure().unwrap();
+        assert!((0..20).all(|row| selected.row(row).value_len == row));
+        let mut seen = BTreeMap::new();
+        let show = |row, value: &[u8]| {
+            assert!(seen.insert(row, value.len()).is_none());
+            ControlFlow::Continue(())
+        };
+        selected.values(show).unwrap();
+        assert!(seen.into_iter().eq((0..20).map(|row| (row, row))));
+    }
+}
+
+#[test]
+fn an_index_that_is_wrong_about_a_value_is_reported() {
+    for keys in [1, 20] {
+        let mut fixture = Fixture::new();
+        for key in 0..keys {
+            fixture.put(&format!("{key:02}"), "value");
+        }
+        fixture.flush();
+        change_index(&mut fixture, keys, |row| row.value_len = Some(4));
+        let error = fixture.store.view().range(&all(), None).unwrap_err();
+        assert!(error.0.contains("the index says 4 bytes of this value, and it has 5"), "{error}");
     }
 }

@@ -7,18 +7,15 @@
 //! **Invariant:** a pointer may lead nowhere only where a compaction removed a tombstone; every other
 //! missing row is corruption and reported as [`Fatal`].
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
-use super::copies::Copies;
 use super::counts::ReadCounts;
-use super::found::Found;
 use super::record::{IndexRow, Meta, Record, corrupt};
 use super::store::{Change, META_COMPACT_REVISION, META_KEYS, META_REVISION};
-use crate::api::{RangeRequest, RangeResponse, SortOrder, SortTarget};
+use crate::api::{RangeRequest, RangeResponse};
 use crate::backend::Table;
 use crate::backend::overlay::OverlayView;
 use crate::error::{Error, Fatal};
@@ -53,6 +50,8 @@ pub(super) struct Version {
     pub(super) at: Revision,
     pub(super) meta: Meta,
     pub(super) value: Option<Bytes>,
+    /// The value's length, where it is known.
+    pub(super) value_len: Option<u32>,
 }
 
 fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
@@ -105,7 +104,7 @@ impl StoreView {
 
     /// The key's live version at `revision`, which is not below the compact revision.
     pub(super) fn version_at(&self, row: IndexRow, revision: i64) -> Result<Option<Version>, Fatal> {
-        let mut version = Version { at: row.latest, meta: row.meta, value: None };
+        let mut version = Version { at: row.latest, meta: row.meta, value: None, value_len: row.value_len };
         while version.at.main > revision {
             let Some(prev) = version.meta.prev else { return Ok(None) };
             let Some(record) = self.record(prev)? else {
@@ -115,7 +114,8 @@ impl StoreView {
                 }
                 return Err(corrupt(Table::History, &prev.to_bytes(), "a retained change is missing"));
             };
-            version = Version { at: prev, meta: record.meta, value: Some(record.value) };
+            let value_len = u32::try_from(record.value.len()).ok();
+            version = Version { at: prev, meta: record.meta, value: Some(record.value), value_len };
         }
         Ok((!version.meta.tombstone).then_some(version))
     }
@@ -151,7 +151,8 @@ impl StoreView {
             let row = IndexRow::decode(key, row)?;
             // Nearly every row of a long read of the present, which must not pay for the walk.
             if row.latest.main <= revision && !row.meta.tombstone {
-                return visit(key, Version { at: row.latest, meta: row.meta, value: None });
+                let IndexRow { latest: at, meta, value_len } = row;
+                return visit(key, Version { at, meta, value: None, value_len });
             }
             match self.version_at(row, revision)? {
                 Some(version) => visit(key, version),
@@ -170,73 +171,11 @@ impl StoreView {
         request: &RangeRequest,
         rows_max: Option<usize>,
     ) -> Result<Result<Ranged, Error>, Fatal> {
-        self.counts.range();
-        if let Err(error) = self.check_revision(request.revision) {
-            return Ok(Err(error));
-        }
-        // A transaction reads its own writes, which lie above the store's revision.
-        let revision = if request.revision > 0 { request.revision } else { i64::MAX };
-        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let filtered = [
-            request.min_mod_revision,
-            request.max_mod_revision,
-            request.min_create_revision,
-            request.max_create_revision,
-        ] != [0; 4];
-        // etcd fetches one row more than the limit unless an *order* or a filter is given; a target
-        // without an order then sorts what the limit has left (seen with 3.4.23).
-        let fetched_max = if request.sort_order != SortOrder::None || filtered {
-            usize::MAX
-        } else {
-            limit.saturating_add(1)
-        };
-        let range = request.range();
-        let (mut count, mut found, mut copies) = (0_i64, Vec::new(), Copies::default());
-        let finished = self.visit(&range, revision, rows_max, |key, version| {
-            count += 1;
-            if !request.count_only && found.len() < fetched_max {
-                let key = if let KeyRange::Single(key) = &range { key.clone() } else { copies.copy(key) };
-                found.push(Found::new(key, version));
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if !finished {
-            return Ok(Ok(Ranged::TooLong));
-        }
-        if filtered {
-            found.retain(|found| passes(request, &found.kv));
-        }
-        self.sort(request, &mut found, &mut copies)?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        if request.keys_only {
-            found.iter_mut().for_each(|found| found.kv.value = Bytes::new());
-        } else {
-            self.fetch_values(&mut found, &mut copies)?;
-        }
-        let kvs = found.into_iter().map(|found| found.kv).collect();
-        Ok(Ok(Ranged::Done(RangeResponse { kvs, more, count })))
-    }
-
-    fn sort(&self, request: &RangeRequest, found: &mut [Found], copies: &mut Copies) -> Result<(), Fatal> {
-        let descending = request.sort_order == SortOrder::Descend;
-        let number = |found: &Found| match request.sort_target {
-            SortTarget::Version => found.kv.version,
-            SortTarget::Create => found.kv.create_revision,
-            SortTarget::Mod => found.kv.mod_revision,
-            SortTarget::Key | SortTarget::Value => 0,
-        };
-        let directed = |order: Ordering| if descending { order.reverse() } else { order };
-        match request.sort_target {
-            SortTarget::Key if descending => found.reverse(),
-            SortTarget::Key => {}
-            SortTarget::Value => {
-                self.fetch_values(found, copies)?;
-                found.sort_by(|left, right| directed(left.kv.value.cmp(&right.kv.value)));
-            }
-            _ => found.sort_by(|left, right| directed(number(left).cmp(&number(right)))),
-        }
-        Ok(())
+        Ok(match self.select(request, rows_max)? {
+            Ok(Some(selected)) => Ok(Ranged::Done(selected.response()?)),
+            Ok(None) => Ok(Ranged::TooLong),
+            Err(error) => Err(error),
+        })
     }
 
     /// The changes from `from` on, whole main revisions only: about `rows_max` of them, and more if
@@ -364,10 +303,4 @@ impl StoreView {
 /// The report of an index row without its put.
 pub(super) fn no_put(revision: Revision) -> Fatal {
     corrupt(Table::History, &revision.to_bytes(), "the index points here, but no put does")
-}
-
-fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
-    let within = |number: i64, min: i64, max: i64| (min == 0 || number >= min) && (max == 0 || number <= max);
-    within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
-        && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
 }

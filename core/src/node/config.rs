@@ -97,7 +97,7 @@ impl Config {
             strict_reconfig: true,
             learners_max: 1,
             auto_compaction: None,
-            inline_rows_max: 512,
+            inline_rows_max: 256,
             flush_entries_max: 50_000,
             flush_bytes_max: 32 << 20,
             flush_age_max: Duration::from_secs(10),

@@ -16,7 +16,7 @@ use super::{Node, NodeEvent, Output};
 use crate::api::{AlarmAction, AlarmMember, Header, Request, Response, ResponseBody};
 use crate::command::Op;
 use crate::error::{Error, Fatal};
-use crate::mvcc::{Ranged, StoreView};
+use crate::mvcc::{Ranged, Selected, StoreView};
 use crate::planted::{self, Bug};
 use crate::time::Time;
 use crate::types::{Index, MemberId};
@@ -51,6 +51,8 @@ impl Reads {
     }
 }
 
+const UNBOUNDED: &str = "a range without a bound on rows always finishes";
+
 /// A read to be run on any thread: everything it needs, and nothing that changes.
 #[derive(Clone, Debug)]
 pub struct ReadTask {
@@ -60,6 +62,21 @@ pub struct ReadTask {
 }
 
 impl ReadTask {
+    /// If this is a range, its rows before their values are read, for whoever can begin an answer with them.
+    ///
+    /// # Errors
+    /// As [`ReadTask::run`].
+    pub fn select(&self) -> Result<Option<Result<Selected<'_>, Error>>, Fatal> {
+        let Request::Range(range) = &self.request else { return Ok(None) };
+        let selected = self.view.select(range, None)?;
+        Ok(Some(selected.map(|selected| selected.expect(UNBOUNDED))))
+    }
+
+    /// The answer's header.
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
     /// Runs the read to its end.
     ///
     /// # Errors
@@ -68,7 +85,7 @@ impl ReadTask {
         let body = match &self.request {
             Request::Range(range) => self.view.range(range, None)?.map(|ranged| match ranged {
                 Ranged::Done(response) => ResponseBody::Range(response),
-                Ranged::TooLong => unreachable!("a range without a bound on rows always finishes"),
+                Ranged::TooLong => unreachable!("{UNBOUNDED}"),
             }),
             Request::Txn(txn) => self.view.txn(txn)?.map(ResponseBody::Txn),
             Request::HashKv { revision } => self.view.hash_kv(*revision)?.map(|hash| ResponseBody::HashKv {

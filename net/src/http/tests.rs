@@ -23,7 +23,7 @@ fn handle(quorum: bool, status: MemberStatus) -> Handle {
         let response =
             Response { header: Header::default(), body: ResponseBody::Range(api::RangeResponse::default()) };
         let answer = if quorum || range.serializable {
-            Ok(Reply { response, view: None })
+            Ok(Reply { response, view: None, frames: None })
         } else {
             Err(Error::Timeout)
         };

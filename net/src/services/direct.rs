@@ -20,8 +20,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::rows::{Frames, ROWS_MIN};
-use super::{GRPC_OVERHEAD_BYTES, Member, ServerInfo, guard, kv};
+use super::kv::{self, RangeReply};
+use super::rows::RowFrames;
+use super::{GRPC_OVERHEAD_BYTES, Member, ServerInfo, guard};
 use crate::convert;
 use crate::handle::Handle;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
@@ -147,14 +148,13 @@ impl Direct {
         let member = &self.0.member;
         match call {
             Call::Put(put) => encode(&kv::put(member, put).await?),
-            Call::Range(range) => {
-                let (header, rows) = kv::range(member, range).await?;
-                if rows.kvs.len() < ROWS_MIN {
-                    encode(&convert::range_response(header, rows))
-                } else {
-                    Frames::start(header, rows).await.map(Reply::Rows)
+            Call::Range(range) => match kv::range_in_frames(member, range).await? {
+                RangeReply::Whole(response) => encode(&response),
+                RangeReply::Frames(frames) => {
+                    guard::sendable(frames.message_len())?;
+                    Ok(Reply::Rows(frames))
                 }
-            }
+            },
             Call::Txn(txn) => encode(&kv::txn(member, txn).await?),
             Call::DeleteRange(delete) => encode(&kv::delete_range(member, delete).await?),
         }
@@ -237,8 +237,8 @@ fn decode(method: Method, message: Bytes) -> Option<Call> {
 enum Reply {
     /// A message with its prefix.
     Message(Bytes),
-    /// A message that is encoded as it is sent.
-    Rows(Frames),
+    /// A message whose values are still being read.
+    Rows(RowFrames),
 }
 
 impl Reply {
@@ -246,17 +246,20 @@ impl Reply {
     fn len(&self) -> usize {
         match self {
             Self::Message(message) => message.len() - PREFIX_BYTES,
-            Self::Rows(rows) => rows.len(),
+            Self::Rows(frames) => frames.message_len(),
         }
     }
 
     /// The message's next bytes; `None` at its end.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, axum::Error>>> {
         match self {
             Self::Message(message) => {
-                Poll::Ready(Some(std::mem::take(message)).filter(|message| !message.is_empty()))
+                let message = Some(std::mem::take(message)).filter(|message| !message.is_empty());
+                Poll::Ready(message.map(Ok))
             }
-            Self::Rows(frames) => frames.poll_next(context),
+            Self::Rows(frames) => {
+                frames.poll_next(context).map(|frame| Some(frame?.map_err(axum::Error::new)))
+            }
         }
     }
 }
@@ -342,7 +345,7 @@ impl Body for ReplyBody {
         if let Some(reply) = &mut this.reply
             && let Some(frame) = ready!(reply.poll_next(context))
         {
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
+            return Poll::Ready(Some(frame.map(Frame::data)));
         }
         this.reply = None;
         if std::mem::take(&mut this.trailers) {

@@ -1,9 +1,10 @@
 //! The KV service.
 
-use cairn_core::api::{Header, Request, ResponseBody};
+use cairn_core::api::{Request, ResponseBody};
 use cairn_core::error::Error;
 use tonic::{Request as Incoming, Response, Status};
 
+use super::rows::RowFrames;
 use super::{Member, Outgoing, expect_body, range_stream};
 use crate::convert;
 use crate::proto::etcdserverpb::kv_server::Kv;
@@ -25,14 +26,22 @@ fn readable(member: &Member, wire: RangeRequest) -> Result<cairn_core::api::Rang
     Ok(range)
 }
 
-/// Reads keys.
-pub(super) async fn range(
-    member: &Member,
-    wire: RangeRequest,
-) -> Result<(Header, cairn_core::api::RangeResponse), Status> {
-    let range = readable(member, wire)?;
-    let reply = member.request(Request::Range(range)).await?;
-    Ok(expect_body!(reply, ResponseBody::Range(body) => body))
+/// What answers a range.
+#[derive(Debug)]
+pub(super) enum RangeReply {
+    Whole(RangeResponse),
+    Frames(RowFrames),
+}
+
+/// Reads keys; a long answer may come in frames.
+pub(super) async fn range_in_frames(member: &Member, wire: RangeRequest) -> Result<RangeReply, Status> {
+    let request = Request::Range(readable(member, wire)?);
+    let mut reply = member.handle.request_in_frames(request).await.map_err(convert::status)?;
+    if let Some(frames) = reply.frames.take() {
+        return Ok(RangeReply::Frames(frames));
+    }
+    let (header, rows) = expect_body!(reply, ResponseBody::Range(body) => body);
+    Ok(RangeReply::Whole(convert::range_response(header, rows)))
 }
 
 /// Writes a key.
@@ -63,7 +72,9 @@ pub(super) async fn txn(member: &Member, wire: TxnRequest) -> Result<TxnResponse
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Incoming<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let (header, rows) = range(&self.0, request.into_inner()).await?;
+        let range = readable(&self.0, request.into_inner())?;
+        let reply = self.0.request(Request::Range(range)).await?;
+        let (header, rows) = expect_body!(reply, ResponseBody::Range(body) => body);
         Ok(Response::new(convert::range_response(header, rows)))
     }
 

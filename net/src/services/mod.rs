@@ -19,7 +19,7 @@ mod lock;
 mod maintenance;
 mod range_stream;
 mod recipe;
-mod rows;
+pub mod rows;
 mod watch;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use cairn_core::error::Error;
 use cairn_core::node::Output;
 use cairn_net::handle::Reply;
 
+use super::reads::ReadJob;
 use super::{Driver, LogJob, Notice, StorageJob};
 
 impl Driver {
@@ -23,13 +24,14 @@ impl Driver {
                         ResponseBody::Snapshot { view } => self.node.take_view(view),
                         _ => None,
                     };
-                    Reply { response, view }
+                    Reply { response, view, frames: None }
                 });
                 self.answer(id, result);
             }
             Output::StartRead { id } => {
+                let in_frames = self.waiters.get(&id).is_some_and(|waiter| waiter.in_frames);
                 if let Some(task) = self.node.take_read(id)
-                    && !self.workers.reads.start(id, task)
+                    && !self.workers.reads.start(ReadJob { id, task, in_frames })
                 {
                     self.answer(id, Err(Error::TooManyRequests));
                 }

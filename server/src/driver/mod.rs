@@ -77,13 +77,19 @@ pub(crate) struct Workers {
     pub(crate) status: watch::Sender<Status>,
 }
 
+/// Who waits for an answer.
+struct Waiter {
+    reply: oneshot::Sender<Result<Reply, Error>>,
+    in_frames: bool,
+}
+
 /// The node with those who wait for it.
 pub(crate) struct Driver {
     node: Node,
     started: Instant,
     workers: Workers,
     next_id: u64,
-    waiters: HashMap<u64, oneshot::Sender<Result<Reply, Error>>>,
+    waiters: HashMap<u64, Waiter>,
     streams: HashMap<u64, mpsc::UnboundedSender<WatchBatch>>,
     resigning: Option<oneshot::Sender<()>>,
     status_at: Instant,
@@ -123,9 +129,9 @@ impl Driver {
 
     fn accept_call(&mut self, now: Time, call: Call) {
         let input = match call {
-            Call::Request { request, timeout, reply } => {
+            Call::Request { request, timeout, in_frames, reply } => {
                 self.next_id += 1;
-                self.waiters.insert(self.next_id, reply);
+                self.waiters.insert(self.next_id, Waiter { reply, in_frames });
                 Input::Request { id: self.next_id, request, timeout }
             }
             Call::WatchOpen { stream, out } => {
@@ -147,7 +153,7 @@ impl Driver {
     fn answer(&mut self, id: u64, result: Result<Reply, Error>) {
         // A client that has gone away no longer waits.
         if let Some(waiter) = self.waiters.remove(&id) {
-            let _ = waiter.send(result);
+            let _ = waiter.reply.send(result);
         }
     }
 

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use cairn_core::api::{RangeResponse, Response, ResponseBody};
+use cairn_core::error::Fatal;
 use cairn_core::node::ReadTask;
 use cairn_net::bulk;
 use cairn_net::handle::Reply;
+use cairn_net::services::rows;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::{Event, Inbox};
+use super::{Event, Inbox, Stopped};
 use crate::metrics::Metrics;
 
 /// Long reads that may wait; beyond, clients are told to come back.
@@ -17,9 +20,41 @@ const QUEUE_MAX: usize = 1024;
 /// A read that is over within this time gives way to nobody.
 const SHORT: Duration = Duration::from_millis(2);
 
+/// A read and the request that it answers.
+pub(super) struct ReadJob {
+    pub(super) id: u64,
+    pub(super) task: ReadTask,
+    /// Whether a long range may be answered in frames.
+    pub(super) in_frames: bool,
+}
+
+impl ReadJob {
+    fn run(&self, events: &Inbox) -> Result<Result<(), Stopped>, Fatal> {
+        let done = |result| events.send(Event::ReadDone { id: self.id, result });
+        let whole = |response| Reply { response, view: None, frames: None };
+        let selected = if self.in_frames { self.task.select()? } else { None };
+        let mut selected = match selected {
+            None => return Ok(done(self.task.run()?.map(whole))),
+            Some(Err(error)) => return Ok(done(Err(error))),
+            Some(Ok(selected)) => selected,
+        };
+        let header = self.task.header();
+        if selected.len() < rows::ROWS_MIN {
+            let body = ResponseBody::Range(selected.response()?);
+            return Ok(done(Ok(whole(Response { header, body }))));
+        }
+        selected.measure()?;
+        let (frames, writer) = rows::lay_out(header, &selected);
+        let body = ResponseBody::Range(RangeResponse::default());
+        let sent = done(Ok(Reply { frames: Some(frames), ..whole(Response { header, body }) }));
+        writer.write()?;
+        Ok(sent)
+    }
+}
+
 /// A few threads that run reads.
 pub(crate) struct ReadPool {
-    jobs: Sender<(u64, ReadTask)>,
+    jobs: Sender<ReadJob>,
 }
 
 impl ReadPool {
@@ -29,21 +64,15 @@ impl ReadPool {
         events: &Inbox,
         metrics: &Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = bounded::<(u64, ReadTask)>(QUEUE_MAX);
+        let (jobs, queue) = bounded::<ReadJob>(QUEUE_MAX);
         for number in 0..threads {
             let queue = queue.clone();
             let (events, metrics) = (events.clone(), metrics.clone());
             thread::Builder::new().name(format!("read-{number}")).spawn(move || {
-                for (id, task) in queue {
+                for job in queue {
                     let _open = metrics.view_opened();
-                    let event = match bulk::run(SHORT, || task.run()) {
-                        Ok(result) => Event::ReadDone {
-                            id,
-                            result: result.map(|response| Reply { response, view: None }),
-                        },
-                        Err(fatal) => Event::Fatal(fatal),
-                    };
-                    if events.send(event).is_err() {
+                    let done = bulk::run(SHORT, || job.run(&events));
+                    if done.unwrap_or_else(|fatal| events.send(Event::Fatal(fatal))).is_err() {
                         return;
                     }
                 }
@@ -53,7 +82,7 @@ impl ReadPool {
     }
 
     /// Queues a read; false when the queue is full.
-    pub(crate) fn start(&self, id: u64, task: ReadTask) -> bool {
-        !matches!(self.jobs.try_send((id, task)), Err(TrySendError::Full(_)))
+    pub(super) fn start(&self, job: ReadJob) -> bool {
+        !matches!(self.jobs.try_send(job), Err(TrySendError::Full(_)))
     }
 }

@@ -128,7 +128,7 @@ impl State {
                 let header = Header { cluster_id: 11, member_id: 22, revision: self.revision, raft_term: 3 };
                 let _ = reply.send(body.map(|body| {
                     let view = matches!(body, ResponseBody::Snapshot { .. }).then(empty_view);
-                    Reply { response: Response { header, body }, view }
+                    Reply { response: Response { header, body }, view, frames: None }
                 }));
             }
             Call::WatchOpen { stream, out } => {

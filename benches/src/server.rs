@@ -4,8 +4,10 @@
 
 use std::fs::OpenOptions;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_net::proto::etcdserverpb::kv_client::KvClient;
@@ -17,6 +19,8 @@ use crate::connection::{BenchError, connect};
 
 /// How long a server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Where servers listen.
+const PORTS: Range<u16> = 10_000..32_000;
 /// How often it is asked meanwhile: a start may be over in milliseconds.
 const START_POLL: Duration = Duration::from_millis(2);
 
@@ -200,6 +204,19 @@ impl Drop for Cluster {
     }
 }
 
+/// A port that nobody listens on, below those that the system gives to outgoing connections: one of these
+/// may be in a server's way when it starts, or starts again.
 fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    loop {
+        // Other processes that look for ports begin elsewhere.
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + (std::process::id().wrapping_mul(61).wrapping_add(tried) % count) as u16;
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) if tried < count && error.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
 }

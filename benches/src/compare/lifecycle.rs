@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::loads::{Site, Taken, cpu_us, sound};
+use super::outcome::median;
 use crate::connection::{BenchError, Connections, connect};
 use crate::load;
 use crate::options::{Consistency, Kind, LoadOptions};
@@ -26,6 +27,8 @@ const FILLERS: u64 = 8;
 const STALL_RATE: f64 = 1_000.0;
 /// Starts after a kill of which the median counts.
 const STARTS: usize = 5;
+/// The same where two medians of a few dozen milliseconds are compared.
+const STARTS_COMPARED: usize = 11;
 /// Keys that are written again before each of those kills: what is not flushed has to be applied again.
 const KEYS_BEFORE_KILL: u64 = 20_000;
 /// Until a server that was loaded has written what it puts off.
@@ -66,42 +69,47 @@ fn rss_mib(cluster: &Cluster) -> Result<f64, BenchError> {
 
 /// Memory after loading and after restarts, the times of a restart and of a full snapshot in
 /// milliseconds.
-async fn loaded(site: &Site<'_>, keys: u64) -> Result<Vec<f64>, BenchError> {
+async fn loaded(site: &Site<'_>, keys: u64, starts: usize) -> Result<Vec<f64>, BenchError> {
     let mut cluster = site.start(1).await?;
     fill(&cluster, keys).await?;
     let rss = rss_mib(&cluster)?;
     // From here on what is not flushed at a kill does not depend on the number of keys.
     tokio::time::sleep(REST).await;
-    let mut starts = Vec::with_capacity(STARTS);
-    for _ in 0..STARTS {
+    let (mut started, mut after_restart) = (Vec::with_capacity(starts), Vec::with_capacity(starts));
+    for _ in 0..starts {
         fill(&cluster, keys.min(KEYS_BEFORE_KILL)).await?;
         cluster.kill(0);
-        starts.push(cluster.restart(0).await?);
+        started.push(cluster.restart(0).await?.as_secs_f64() * 1e3);
+        // One range over all keys counts them, so nothing is missing that a smaller server would lack.
+        count(&cluster, keys).await?;
+        after_restart.push(rss_mib(&cluster)?);
     }
-    starts.sort_unstable();
-    let started = starts[STARTS / 2];
-    // One range over all keys counts them, so nothing is missing that a smaller server would lack.
+    let asked = Instant::now();
+    let maintenance = MaintenanceClient::new(connect(cluster.endpoint()).await?);
+    snapshot(maintenance).await.map_err(BenchError::prepare("the snapshot"))?;
+    let snapshot = asked.elapsed().as_secs_f64() * 1e3;
+    Ok(vec![rss, median(&after_restart), median(&started), snapshot])
+}
+
+/// Counts the keys, which must be so many.
+async fn count(cluster: &Cluster, keys: u64) -> Result<(), BenchError> {
     let mut kv = KvClient::new(connect(cluster.endpoint()).await?);
     let (key, range_end) = Keys::new(&LoadOptions { keys, ..LoadOptions::default() })?.all();
     let all = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
     let found = kv.range(all).await.map_err(BenchError::prepare("counting the keys"))?.into_inner().count;
-    if found != i64::try_from(keys).unwrap_or(i64::MAX) {
-        return Err(BenchError::Options(format!("{found} of {keys} keys are there after the restart")));
+    if found == i64::try_from(keys).unwrap_or(i64::MAX) {
+        return Ok(());
     }
-    let after_restart = rss_mib(&cluster)?;
-    let asked = Instant::now();
-    let maintenance = MaintenanceClient::new(connect(cluster.endpoint()).await?);
-    snapshot(maintenance).await.map_err(BenchError::prepare("the snapshot"))?;
-    Ok(vec![rss, after_restart, started.as_secs_f64() * 1e3, asked.elapsed().as_secs_f64() * 1e3])
+    Err(BenchError::Options(format!("{found} of {keys} keys are there after the restart")))
 }
 
 pub(super) async fn million(site: Site<'_>) -> Result<Taken, BenchError> {
-    Ok(loaded(&site, site.options.keys).await?.into())
+    Ok(loaded(&site, site.options.keys, STARTS).await?.into())
 }
 
 pub(super) async fn ten_times(site: Site<'_>) -> Result<Taken, BenchError> {
-    let small = loaded(&site, site.options.keys).await?;
-    let large = loaded(&site, 10 * site.options.keys).await?;
+    let small = loaded(&site, site.options.keys, STARTS_COMPARED).await?;
+    let large = loaded(&site, 10 * site.options.keys, STARTS_COMPARED).await?;
     Ok(vec![large[1] / small[1], large[2] / small[2]].into())
 }
 
@@ -154,7 +162,7 @@ pub(super) async fn failover(site: Site<'_>) -> Result<Taken, BenchError> {
         };
         times.push(time.as_secs_f64() * 1e3);
     }
-    Ok(vec![super::outcome::median(&times)].into())
+    Ok(vec![median(&times)].into())
 }
 
 /// The p99 of puts at a fixed rate while storage works, in multiples of quiet, and how long its work took.

@@ -38,8 +38,8 @@ pub const REMOVED_TEXT: &str = "the member has been permanently removed from the
 
 /// What the transport tells the member. Calls come from runtime threads and must not block.
 pub trait PeerEvents: Send + Sync + 'static {
-    /// A message arrived.
-    fn message(&self, from: MemberId, bytes: Bytes);
+    /// Messages arrived together.
+    fn messages(&self, from: MemberId, messages: Vec<Bytes>);
     /// Messages to `to` were dropped: the connection broke, could not be made, or is too slow.
     fn unreachable(&self, to: MemberId);
     /// A stream of messages of `from` broke.

@@ -96,9 +96,7 @@ impl PeerService {
             if self.events.is_removed(from) {
                 return Err(route::removed());
             }
-            for message in batch.messages {
-                self.events.message(from, message);
-            }
+            self.events.messages(from, batch.messages);
         }
     }
 

@@ -65,8 +65,10 @@ impl SnapshotSink for Sink {
 struct Shared(Arc<Member>);
 
 impl PeerEvents for Shared {
-    fn message(&self, from: MemberId, bytes: Bytes) {
-        let _ = self.0.events.send(Event::Message(from, bytes));
+    fn messages(&self, from: MemberId, messages: Vec<Bytes>) {
+        for bytes in messages {
+            let _ = self.0.events.send(Event::Message(from, bytes));
+        }
     }
     fn unreachable(&self, to: MemberId) {
         let _ = self.0.events.send(Event::Unreachable(to));

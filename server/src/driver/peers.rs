@@ -160,9 +160,14 @@ impl Receiver {
 }
 
 impl PeerEvents for Receiver {
-    fn message(&self, from: MemberId, message: Bytes) {
-        self.metrics.peer(from).received_bytes.add(message.len() as u64);
-        self.input(Input::Peer { from, message });
+    /// The node handles them together, and what follows for the log is one write.
+    fn messages(&self, from: MemberId, messages: Vec<Bytes>) {
+        let bytes: usize = messages.iter().map(Bytes::len).sum();
+        self.metrics.peer(from).received_bytes.add(bytes as u64);
+        let mut messages = messages.into_iter();
+        self.events.gather(&mut || {
+            messages.by_ref().for_each(|message| self.input(Input::Peer { from, message }));
+        });
     }
 
     fn receive_failed(&self, from: MemberId) {

@@ -1,15 +1,27 @@
 //! HTTP/2 connections to the servers under load, and what can go wrong before a load begins.
 
 use std::num::NonZero;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use cairn_net::connection_threads::ConnectionThreads;
 use cairn_net::proto::etcdserverpb::RangeRequest;
 use cairn_net::proto::etcdserverpb::kv_client::KvClient;
+use http::uri::{Authority, InvalidUri, Scheme};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tower::Service;
+
+/// How long a server may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Why a load cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +71,7 @@ impl BenchError {
 /// that take their tasks in turn: an operation must not wait in the generator for others to be done twice.
 #[derive(Clone, Debug)]
 pub struct Connections {
-    channels: Vec<Channel>,
+    channels: Vec<Connection>,
     threads: ConnectionThreads,
 }
 
@@ -102,7 +114,7 @@ impl Connections {
     }
 
     /// The connection of a client. It works as long as one of these connections' clones lives.
-    pub fn of(&self, client: usize) -> Channel {
+    pub fn of(&self, client: usize) -> Connection {
         self.channels[client % self.channels.len()].clone()
     }
 
@@ -112,20 +124,50 @@ impl Connections {
     }
 }
 
+/// An HTTP/2 connection. Its clones send on the same one, without a task between them and it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    requests: SendRequest<Body>,
+    authority: Authority,
+}
+
+impl Service<Request<Body>> for Connection {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.requests.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(self.authority.clone()));
+        *request.uri_mut() = Uri::from_parts(uri).expect("it has all parts");
+        Box::pin(self.requests.send_request(request))
+    }
+}
+
 /// Opens a connection that the current runtime serves.
 ///
 /// # Errors
 /// It cannot be opened.
-pub async fn connect(endpoint: &str) -> Result<Channel, BenchError> {
-    let failed = |error: String| BenchError::Connect { endpoint: endpoint.to_owned(), text: error };
-    let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-    Endpoint::from_shared(url)
-        .map_err(|error| failed(error.to_string()))?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .connect()
+pub async fn connect(endpoint: &str) -> Result<Connection, BenchError> {
+    let failed = |text: String| BenchError::Connect { endpoint: endpoint.to_owned(), text };
+    let authority = endpoint.strip_prefix("http://").unwrap_or(endpoint);
+    let authority: Authority = authority.parse().map_err(|error: InvalidUri| failed(error.to_string()))?;
+    let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(authority.as_str())).await;
+    let stream = connecting.map_err(|elapsed| failed(elapsed.to_string()))?;
+    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    let stream = TokioIo::new(stream.map_err(|error| failed(error.to_string()))?);
+    let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .handshake(stream)
         .await
-        .map_err(|error| failed(with_sources(&error)))
+        .map_err(|error| failed(with_sources(&error)))?;
+    // Its end is told to each request.
+    tokio::spawn(connection);
+    Ok(Connection { requests, authority })
 }
 
 /// A transport error says little by itself.

@@ -6,10 +6,9 @@ use cairn_net::proto::v3lockpb::lock_client::LockClient;
 use cairn_net::proto::v3lockpb::{LockRequest, UnlockRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::connection::BenchError;
+use crate::connection::{BenchError, Connection};
 use crate::drive::Worker;
 use crate::workload::Keys;
 use cairn_core::rng::Rng;
@@ -27,7 +26,7 @@ impl LeaseWorker {
     ///
     /// # Errors
     /// Either failed.
-    pub async fn open(channel: Channel, ttl: i64) -> Result<Self, BenchError> {
+    pub async fn open(channel: Connection, ttl: i64) -> Result<Self, BenchError> {
         let mut client = LeaseClient::new(channel);
         let grant = LeaseGrantRequest { ttl, id: 0 };
         let granted = client.lease_grant(grant).await.map_err(BenchError::prepare("granting a lease"))?;
@@ -63,7 +62,7 @@ impl Worker for LeaseWorker {
 /// A client that takes locks and gives them back.
 #[derive(Debug)]
 pub struct LockWorker {
-    locks: LockClient<Channel>,
+    locks: LockClient<Connection>,
     lease: i64,
     keys: Keys,
     rng: Rng,
@@ -74,7 +73,7 @@ impl LockWorker {
     ///
     /// # Errors
     /// It was refused.
-    pub async fn open(channel: Channel, keys: Keys, rng: Rng) -> Result<Self, BenchError> {
+    pub async fn open(channel: Connection, keys: Keys, rng: Rng) -> Result<Self, BenchError> {
         let grant = LeaseGrantRequest { ttl: 600, id: 0 };
         let granted = LeaseClient::new(channel.clone()).lease_grant(grant).await;
         let lease = granted.map_err(BenchError::prepare("granting a lease"))?.into_inner().id;

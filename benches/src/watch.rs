@@ -17,9 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
-use crate::connection::{BenchError, Connections};
+use crate::connection::{BenchError, Connection, Connections};
 use crate::drive::{histogram, record};
 
 /// How long the end of a load waits without hearing of an event before it calls the rest lost.
@@ -100,7 +99,7 @@ impl Watchers {
     }
 }
 
-async fn open(channel: Channel, watchers: usize, range: &(Bytes, Bytes)) -> Result<Stream, BenchError> {
+async fn open(channel: Connection, watchers: usize, range: &(Bytes, Bytes)) -> Result<Stream, BenchError> {
     let (requests, outgoing) = mpsc::channel(watchers.max(1));
     for _ in 0..watchers {
         let (key, range_end) = range.clone();

@@ -10,10 +10,9 @@ use cairn_net::proto::etcdserverpb::kv_client::KvClient;
 use cairn_net::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use http::uri::PathAndQuery;
 use tonic::client::Grpc;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::connection::BenchError;
+use crate::connection::{BenchError, Connection};
 use crate::drive::Worker;
 use crate::options::{Consistency, Kind, LoadOptions};
 use crate::range_codec::RangeCodec;
@@ -99,8 +98,8 @@ impl Keys {
 /// A client of the KV service.
 #[derive(Debug)]
 pub struct KvWorker {
-    kv: KvClient<Channel>,
-    ranges: Grpc<Channel>,
+    kv: KvClient<Connection>,
+    ranges: Grpc<Connection>,
     kind: Kind,
     keys: Keys,
     rng: Rng,
@@ -114,7 +113,7 @@ pub struct KvWorker {
 impl KvWorker {
     /// Client `number` of a load.
     pub fn new(
-        channel: Channel,
+        channel: Connection,
         kind: Kind,
         keys: Keys,
         options: &LoadOptions,

@@ -9,11 +9,10 @@ use cairn_net::proto::etcdserverpb::{
 };
 use tokio::task::JoinHandle;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::loads::{Site, Taken, cpu_us, sound};
 use super::outcome::median;
-use crate::connection::{BenchError, Connections, connect};
+use crate::connection::{BenchError, Connection, Connections, connect};
 use crate::load;
 use crate::options::{Consistency, Kind, LoadOptions};
 use crate::process;
@@ -206,7 +205,7 @@ pub(super) async fn stalls(site: Site<'_>) -> Result<Taken, BenchError> {
 }
 
 /// Reads a whole snapshot and throws it away.
-async fn snapshot(maintenance: MaintenanceClient<Channel>) -> Result<(), Status> {
+async fn snapshot(maintenance: MaintenanceClient<Connection>) -> Result<(), Status> {
     let mut maintenance = maintenance.max_decoding_message_size(usize::MAX);
     let mut chunks = maintenance.snapshot(SnapshotRequest {}).await?.into_inner();
     while chunks.message().await?.is_some() {}

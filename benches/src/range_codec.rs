@@ -3,16 +3,19 @@
 //! The generator shares the machine's cores with the servers, and nobody looks at the rows. To make 10,000 of
 //! them takes it as long as a server needs to send them, which would be counted as the server's time.
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use cairn_net::proto::etcdserverpb::{RangeRequest, RangeResponse};
-use prost::DecodeError;
-use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstCodec;
 
-/// The number of the field that each row is.
-const ROW: u32 = 2;
+/// Kinds of fields.
+const VARINT: u64 = 0;
+const FIXED_64: u64 = 1;
+const LENGTH_DELIMITED: u64 = 2;
+const FIXED_32: u64 = 5;
+/// The field that each row is, with its kind.
+const ROW: u64 = 2 << 3 | LENGTH_DELIMITED;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,41 +46,59 @@ impl Decoder for RowCounter {
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<u64>, Status> {
         let message = message.copy_to_bytes(message.remaining());
-        rows(message).map(Some).map_err(|error| Status::internal(error.to_string()))
+        rows(&message).map(Some).ok_or_else(|| Status::internal("the answer is no message"))
     }
 }
 
-/// The number of rows in a message; its other fields are passed over.
-fn rows(mut message: Bytes) -> Result<u64, DecodeError> {
+/// The number of rows in a message, whose other fields are passed over; `None` when it is cut or no message.
+fn rows(mut message: &[u8]) -> Option<u64> {
     let mut rows = 0;
-    while message.has_remaining() {
-        let (field, kind) = decode_key(&mut message)?;
-        skip_field(kind, field, &mut message, DecodeContext::default())?;
-        rows += u64::from(field == ROW && kind == WireType::LengthDelimited);
+    while !message.is_empty() {
+        let field = number(&mut message)?;
+        rows += u64::from(field == ROW);
+        let len = match field & 7 {
+            VARINT => {
+                number(&mut message)?;
+                0
+            }
+            LENGTH_DELIMITED => usize::try_from(number(&mut message)?).ok()?,
+            FIXED_64 => 8,
+            FIXED_32 => 4,
+            _ => return None,
+        };
+        message = message.get(len..)?;
     }
-    Ok(rows)
+    Some(rows)
+}
+
+/// Takes a number in base 128.
+fn number(message: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = message.split_off_first()?;
+        number |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
-    use cairn_net::proto::etcdserverpb::ResponseHeader;
-    use cairn_net::proto::mvccpb::KeyValue;
-    use prost::Message;
-
     use super::*;
 
     #[test]
     fn rows_are_counted_and_a_message_that_is_cut_is_none() {
-        let row = KeyValue { key: "key".into(), value: vec![0x12; 300].into(), ..KeyValue::default() };
+        let row = [&b"\x12\xb1\x02\x0a\x01k\x2a\xab\x02"[..], &[0x12; 299]].concat();
         for count in [0, 1, 100] {
-            let header = Some(ResponseHeader { revision: 1 << 40, ..ResponseHeader::default() });
-            let kvs = vec![row.clone(); count];
-            let answer = RangeResponse { header, kvs, more: true, count: count as i64 };
-            let message = Bytes::from(answer.encode_to_vec());
-            assert_eq!(rows(message.clone()).unwrap(), count as u64);
-            if count > 0 {
-                assert!(rows(message.slice(..message.len() - 6)).is_err());
-            }
+            let mut message = b"\x0a\x03\x18\xac\x02".to_vec();
+            message.extend(row.repeat(count));
+            assert_eq!(rows(&message), Some(count as u64));
+            assert_eq!(rows(&message[..message.len() - 1]), None);
+            message.extend_from_slice(b"\x18\x01\x20\x90\x4e");
+            assert_eq!(rows(&message), Some(count as u64));
         }
+        assert_eq!(rows(b"\x0b"), None, "a group is no field");
     }
 }

@@ -20,6 +20,9 @@ const QUEUE_MAX: usize = 1024;
 /// A read that is over within this time gives way to nobody.
 const SHORT: Duration = Duration::from_millis(2);
 
+/// The values of so many rows are read by a thread of the least priority.
+const BULK_ROWS_MIN: usize = 50_000;
+
 /// A read and the request that it answers.
 pub(super) struct ReadJob {
     pub(super) id: u64,
@@ -47,8 +50,18 @@ impl ReadJob {
         let (frames, writer) = rows::lay_out(header, &selected);
         let body = ResponseBody::Range(RangeResponse::default());
         let sent = done(Ok(Reply { frames: Some(frames), ..whole(Response { header, body }) }));
-        writer.write()?;
-        Ok(sent)
+        if selected.len() < BULK_ROWS_MIN {
+            writer.write()?;
+            return Ok(sent);
+        }
+        thread::scope(|scope| match bulk::spawn_scoped(scope, "encode", || writer.write()) {
+            Ok(encode) => encode.join().expect("a panic ends the process").map(|()| sent),
+            Err(error) => {
+                // The frames go with the writer, so the client is told that the rest does not come.
+                tracing::warn!(%error, "no thread for a long answer");
+                Ok(sent)
+            }
+        })
     }
 }
 

@@ -19,7 +19,6 @@ use crate::metrics::Metrics;
 const QUEUE_MAX: usize = 1024;
 /// A read that is over within this time gives way to nobody.
 const SHORT: Duration = Duration::from_millis(2);
-
 /// The values of so many rows are read by a thread of the least priority.
 const BULK_ROWS_MIN: usize = 50_000;
 
@@ -47,21 +46,21 @@ impl ReadJob {
             return Ok(done(Ok(whole(Response { header, body }))));
         }
         selected.measure()?;
-        let (frames, writer) = rows::lay_out(header, &selected);
+        let (frames, mut writer) = rows::lay_out(header, &selected);
         let body = ResponseBody::Range(RangeResponse::default());
         let sent = done(Ok(Reply { frames: Some(frames), ..whole(Response { header, body }) }));
-        if selected.len() < BULK_ROWS_MIN {
-            writer.write()?;
-            return Ok(sent);
-        }
-        thread::scope(|scope| match bulk::spawn_scoped(scope, "encode", || writer.write()) {
-            Ok(encode) => encode.join().expect("a panic ends the process").map(|()| sent),
-            Err(error) => {
-                // The frames go with the writer, so the client is told that the rest does not come.
-                tracing::warn!(%error, "no thread for a long answer");
-                Ok(sent)
+        if selected.len() >= BULK_ROWS_MIN {
+            let written = thread::scope(|scope| {
+                let encode = bulk::spawn_scoped(scope, "encode", || writer.write());
+                encode.map(|encode| encode.join().expect("a panic ends the process"))
+            });
+            match written {
+                Ok(written) => return written.map(|()| sent),
+                Err(error) => tracing::warn!(%error, "no thread for a long answer"),
             }
-        })
+        }
+        writer.write()?;
+        Ok(sent)
     }
 }
 

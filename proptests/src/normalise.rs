@@ -57,6 +57,10 @@ static ID: LazyLock<Regex> =
 static INITIAL_CLUSTER: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"ETCD_INITIAL_CLUSTER="([^"]*)""#).expect("valid"));
 
+/// The members of an answer as JSON.
+static JSON_MEMBERS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#""members":\[\{([^{}]*(?:\},\{[^{}]*)*)\}\]"#).expect("valid"));
+
 static TABLE: LazyLock<[(Regex, &'static str); 2]> = LazyLock::new(|| {
     [(Regex::new(r"-{2,}").expect("valid"), "--"), (Regex::new(r" {2,}").expect("valid"), " ")]
 });
@@ -116,6 +120,14 @@ impl Names {
                 let mut members: Vec<&str> = found[1].split(',').collect();
                 members.sort_unstable();
                 format!("ETCD_INITIAL_CLUSTER=\"{}\"", members.join(","))
+            })
+            .into_owned();
+        output = JSON_MEMBERS
+            .replace_all(&output, |found: &Captures<'_>| {
+                // In the order of the ids, too.
+                let mut members: Vec<&str> = found[1].split("},{").collect();
+                members.sort_unstable();
+                format!(r#""members":[{{{}}}]"#, members.join("},{"))
             })
             .into_owned();
         if output.starts_with('+') {
@@ -212,6 +224,29 @@ mod tests {
         assert_eq!(names.apply("e/45a1fb81f88706"), "e/<id2>");
         assert_eq!(names.apply("127.0.0.1:5 3.4.23"), "127.0.0.1:5 <version>");
         assert_eq!(names.apply(r#"{"revision":2,"raft_term":2}"#), r#"{"revision":2,"raft_term":<n>}"#);
+    }
+
+    #[test]
+    fn members_stand_in_one_order_whatever_their_ids() {
+        let names = || {
+            let mut names = Names::default();
+            names.id(0x798f_80e0_fe55_d97d, "m0");
+            names.id(0x777a_25b0_faba_a00d, "N");
+            names
+        };
+        let m0 = r#"{"ID":8759361504086972797,"peerURLs":["a"],"clientURLs":["b"]}"#;
+        let new = r#"{"ID":8609235079723130893,"peerURLs":["c","d"],"isLearner":true}"#;
+        let expected = concat!(
+            r#"{"members":[{"ID":<N>,"peerURLs":["c","d"],"isLearner":true},"#,
+            r#"{"ID":<m0>,"peerURLs":["a"],"clientURLs":["b"]}]}"#
+        );
+        for members in [format!("{m0},{new}"), format!("{new},{m0}")] {
+            let answer = format!(r#"{{"members":[{members}]}}"#);
+            assert_eq!(names().apply(&answer), expected);
+        }
+        let alone = format!(r#"{{"members":[{m0}]}}"#);
+        let expected = r#"{"members":[{"ID":<m0>,"peerURLs":["a"],"clientURLs":["b"]}]}"#;
+        assert_eq!(names().apply(&alone), expected);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use cairn_core::node::{applied_position, decode_alarms};
 use cairn_core::types::{KeyValue, MemberId, Revision};
 use cairn_net::bulk;
 use cairn_net::services::{Export, Views};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::metrics::Metrics;
 
@@ -90,14 +90,14 @@ impl Views for StoreViews {
         let started = Instant::now();
         let rows = Snapshot::new(view).map_err(|fatal| self.fatal(fatal))?;
         let plan = Plan::new(&BUCKETS, &rows).map_err(|error| self.write_error(error))?;
-        let (sender, chunks) = bounded(CHUNKS_MAX);
+        let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let views = self.clone();
         bulk::spawn("snapshot", move || {
             let _open = views.metrics.view_opened();
             match write(&plan, &rows, &sender) {
                 Ok(()) => views.metrics.snapshot_streamed(started.elapsed()),
                 // A reader that has gone away does not hear of it, and need not.
-                Err(error) => drop(sender.send(Err(views.write_error(error)))),
+                Err(error) => drop(sender.blocking_send(Err(views.write_error(error)))),
             }
         })?;
         let left = plan.size();
@@ -120,7 +120,8 @@ type Chunk = io::Result<Bytes>;
 /// The second pass: emits the file in chunks.
 fn write(plan: &Plan, rows: &Snapshot, sender: &Sender<Chunk>) -> Result<(), WriteError> {
     let send = |chunk: Vec<u8>| {
-        sender.send(Ok(chunk.into())).map_err(|_| WriteError::Sink("the reader has gone away".to_owned()))
+        let sent = sender.blocking_send(Ok(chunk.into()));
+        sent.map_err(|_| WriteError::Sink("the reader has gone away".to_owned()))
     };
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     plan.write(&BUCKETS, rows, &mut |bytes| {
@@ -146,10 +147,10 @@ impl Read for Chunks {
             return Ok(0);
         }
         while self.chunk.is_empty() {
-            match self.chunks.recv() {
-                Ok(chunk) => self.chunk = chunk?,
-                Err(_) if self.left == 0 => return Ok(0),
-                Err(_) => {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None if self.left == 0 => return Ok(0),
+                None => {
                     let what = format!("the export ended {} bytes early", self.left);
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
                 }

@@ -201,7 +201,7 @@ pub(super) async fn stalls(site: Site<'_>) -> Result<Taken, BenchError> {
     let sending = (puts().await?, joined(snapshots).await?);
     let all = [compacting, defragmenting, sending];
     let times = all.map(|(_, time)| time.as_secs_f64() * 1e3);
-    Ok([all.map(|(p99, _)| p99 / quiet), times].concat().into())
+    Ok([&all.map(|(p99, _)| p99 / quiet)[..], &times, &[quiet / 1e3]].concat().into())
 }
 
 /// Reads a whole snapshot and throws it away.

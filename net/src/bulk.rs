@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// What is left of a core goes to the work; it never quite stops it.
 const LEAST_URGENT: i32 = 19;
 /// How long the work keeps a core for itself.
-const SLICE: Duration = Duration::from_micros(100);
+const SLICE: Duration = Duration::from_micros(250);
 /// How long it sleeps then, and the kernel may take a few microseconds more.
 const REST: Duration = Duration::from_micros(10);
 

@@ -128,8 +128,8 @@ fn mvcc(criterion: &mut Criterion) {
         };
         let mut bench = Bench::new(backend);
         let mut group = criterion.benchmark_group(format!("mvcc/{name}"));
-        group.sample_size(10).warm_up_time(Duration::from_millis(500));
-        group.measurement_time(Duration::from_secs(3));
+        group.sample_size(10).warm_up_time(Duration::from_millis(250));
+        group.measurement_time(Duration::from_millis(1500));
         // As many runs in each sample: the usual growing numbers make five times as many of long ones.
         group.sampling_mode(SamplingMode::Flat);
         for rows in [1, 100] {

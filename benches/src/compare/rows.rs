@@ -194,7 +194,6 @@ pub const ROWS: [Row; 17] = [
             at_most("RSS MiB after a restart", 1.0 / 3.0, 0.125),
             at_most("start to first get, ms", 0.1, 0.02),
             free("full snapshot, ms"),
-            free("quiet p99, ms"),
         ],
         long: false,
         measure: |site| Box::pin(lifecycle::million(site)),
